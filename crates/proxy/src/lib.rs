@@ -1,0 +1,15 @@
+//! The data plane: one proxy for sidecars and for ingress, egress and east-west gateways.
+//!
+//! It consumes Envoy v3 resources and nothing else; it knows no YAML and no Kubernetes.
+//!
+//! ```text
+//!   xds::client / static bootstrap
+//!        │ messages
+//!        ▼
+//!   config ──▶ state (cascade, warming, live) ──▶ worker 0..n   (one thread each, nothing shared)
+//!   validated types      Arc<Live>, swapped once        │
+//!                                                       ▼
+//!                       listener ▶ tls ▶ http | tcp ▶ upstream
+//! ```
+
+pub mod config;
