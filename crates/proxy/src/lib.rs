@@ -13,3 +13,6 @@
 //! ```
 
 pub mod config;
+pub mod node;
+pub mod orders;
+pub mod state;

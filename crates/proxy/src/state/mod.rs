@@ -1,0 +1,14 @@
+//! From validated resources to what the workers see.
+//!
+//! It knows which resources stand, which still wait for others, and which were refused; it opens no
+//! connection to a control plane and carries no traffic.
+//!
+//! ```text
+//!   config ──▶ cascade ──▶ warming ──▶ live ──watch──▶ workers
+//!              one type      waits for     Arc<Live>, unchanged parts shared
+//!              at a time     what it names
+//! ```
+
+pub mod live;
+
+pub use live::{Live, Roots, Secret};
