@@ -1,0 +1,17 @@
+//! The control plane of one member cluster.
+//!
+//! It reads the cluster's own configuration and what its peers tell of theirs, keeps an immutable
+//! [`snapshot::Snapshot`] of the whole mesh as seen from here, and derives from it what every connected
+//! proxy has to be told. It knows nothing of Kubernetes' API server (that is another `Source`) and opens
+//! no connection to a workload.
+//!
+//! ```text
+//!   ingest ── Change ──┐
+//!                      ├─► registry ─► snapshot ─► push ─► generate ─► serve ──► proxies (ADS)
+//!   peering ─ PeerState┘                  │
+//!                      ◄── MemberState ───┘  what this cluster tells its peers
+//! ```
+
+pub mod member;
+pub mod mesh;
+pub mod proxy;
