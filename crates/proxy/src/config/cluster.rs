@@ -55,6 +55,8 @@ pub enum Discovery {
         refresh: Duration,
         /// `respect_dns_ttl`.
         respect_ttl: bool,
+        /// `dns_lookup_family`.
+        family: AddressFamily,
     },
     /// Names are resolved, the first address is used for new connections.
     LogicalDns {
@@ -64,12 +66,30 @@ pub enum Discovery {
         refresh: Duration,
         /// `respect_dns_ttl`.
         respect_ttl: bool,
+        /// `dns_lookup_family`.
+        family: AddressFamily,
     },
     /// The downstream's original destination.
     OriginalDst {
         /// `original_dst_lb_config.upstream_port_override`.
         port_override: Option<u16>,
     },
+}
+
+/// Envoy `DnsLookupFamily`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// AUTO: IPv6, and IPv4 when there is none.
+    #[default]
+    PreferV6,
+    /// V4_PREFERRED: IPv4, and IPv6 when there is none.
+    PreferV4,
+    /// V4_ONLY.
+    V4,
+    /// V6_ONLY.
+    V6,
+    /// ALL: both.
+    All,
 }
 
 /// Envoy `lb_policy`.

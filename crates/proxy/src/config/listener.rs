@@ -22,16 +22,24 @@ pub struct Listener {
     pub bind: bool,
     /// Hands connections to the listener of their original destination.
     pub use_original_dst: bool,
+    /// The destination is where the connection went before it was redirected (`use_original_dst`, or the
+    /// listener filter `original_dst`).
+    pub original_dst: bool,
     /// Which way traffic flows.
     pub direction: TrafficDirection,
     /// Sniff TLS (SNI and ALPN).
     pub inspect_tls: bool,
+    /// Destination ports for which TLS is not sniffed (`filter_disabled`).
+    pub inspect_tls_except: PortRanges,
     /// Sniff HTTP.
     pub inspect_http: bool,
+    /// Destination ports for which HTTP is not sniffed (`filter_disabled`).
+    pub inspect_http_except: PortRanges,
     /// Read a PROXY protocol header first.
     pub proxy_protocol: bool,
     /// How long sniffing may take before the connection goes on without (`listener_filters_timeout`, with
-    /// `continue_on_listener_filters_timeout`); server-first protocols live by it.
+    /// `continue_on_listener_filters_timeout`); server-first protocols live by it. Default 15 s; Envoy's 0 is
+    /// `Duration::MAX`.
     pub sniff_timeout: Duration,
     /// Whether the connection goes on after `sniff_timeout`.
     pub continue_on_sniff_timeout: bool,
@@ -39,6 +47,20 @@ pub struct Listener {
     pub chains: Vec<Arc<FilterChain>>,
     /// When none matches.
     pub default_chain: Option<Arc<FilterChain>>,
+}
+
+/// A set of ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortRanges(
+    /// Inclusive, ascending, not touching.
+    pub Vec<(u16, u16)>,
+);
+
+impl PortRanges {
+    /// Whether `port` is one of them.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|&(first, last)| (first..=last).contains(&port))
+    }
 }
 
 /// Envoy `core.v3.TrafficDirection`.
@@ -114,6 +136,12 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     /// `max_connect_attempts`, default 1.
     pub max_connect_attempts: u32,
+    /// `max_downstream_connection_duration`; `None`: no limit.
+    pub max_duration: Option<Duration>,
+    /// `hash_policy.source_ip`: a consistent-hash balancer hashes the peer's address.
+    pub hash_source_ip: bool,
+    /// `access_log`.
+    pub access_logs: Vec<AccessLog>,
     /// `filter_metadata["isthmus"].because` of the chain.
     pub because: Option<Arc<str>>,
 }
@@ -161,6 +189,8 @@ pub struct HttpManager {
     pub merge_slashes: bool,
     /// `generate_request_id`, default true.
     pub generate_request_id: bool,
+    /// `preserve_external_request_id`: an edge proxy keeps the client's `x-request-id`.
+    pub preserve_external_request_id: bool,
     /// `accept_http_10`.
     pub accept_http_10: bool,
     /// `access_log`.

@@ -114,9 +114,10 @@ pub struct Forward {
     pub target: Target,
     /// Whole-request timeout from the end of the request to the end of the response; `None`: no limit.
     pub timeout: Option<Duration>,
-    /// Idle timeout of the stream; `None`: the listener's.
+    /// Idle timeout of the stream; `None`: the listener's. Envoy's 0 (never) is `Duration::MAX`.
     pub idle_timeout: Option<Duration>,
-    /// `grpc-timeout` of the request is honoured up to this (`max_stream_duration.grpc_timeout_header_max`).
+    /// `grpc-timeout` of the request is honoured up to this (`max_stream_duration.grpc_timeout_header_max`);
+    /// Envoy's 0 (without limit) is `Duration::MAX`, `None` ignores the header.
     pub max_grpc_timeout: Option<Duration>,
     /// Retries; `None`: the virtual host's.
     pub retry: Option<Arc<RetryPolicy>>,
@@ -190,6 +191,8 @@ pub struct Mirror {
     pub cluster: Arc<str>,
     /// Share of requests in parts per million.
     pub fraction: u32,
+    /// The authority of the copy gets `-shadow` (unless `disable_shadow_host_suffix_append`).
+    pub shadow_suffix: bool,
 }
 
 /// Envoy `RouteAction.HashPolicy`.

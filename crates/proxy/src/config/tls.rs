@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustls::CipherSuite;
+
 use super::matcher::StringMatcher;
 
 /// Where certificates and trust come from.
@@ -67,12 +69,16 @@ pub struct UpstreamTls {
     pub sni: Option<Arc<str>>,
     /// `auto_host_sni` / `HttpProtocolOptions.auto_sni`.
     pub auto_sni: bool,
+    /// `auto_sni_san_validation` / `auto_san_validation`: the certificate must be for the SNI that was sent.
+    pub auto_san: bool,
     /// ALPN in order of preference.
     pub alpn: Vec<Vec<u8>>,
     /// Lowest version.
     pub min_version: TlsVersion,
     /// Highest version.
     pub max_version: TlsVersion,
+    /// `cipher_suites` of TLS 1.2; `None`: all that the proxy has.
+    pub ciphers: Option<Vec<CipherSuite>>,
 }
 
 /// Envoy `DownstreamTlsContext`.
@@ -90,4 +96,6 @@ pub struct DownstreamTls {
     pub min_version: TlsVersion,
     /// Highest version.
     pub max_version: TlsVersion,
+    /// `cipher_suites` of TLS 1.2; `None`: all that the proxy has.
+    pub ciphers: Option<Vec<CipherSuite>>,
 }
