@@ -1,0 +1,16 @@
+//! A whole mesh on one machine, without Kubernetes: the two users are `isthmus demo` and the
+//! end-to-end tests.
+//!
+//! ```text
+//!   samples/two-clusters/us/*.yaml ─▶ cluster (kubelet, controllers, cloud)  ─▶ plan::PodPlan
+//!                                        │ writes state/*.yaml                      │
+//!                                        ▼                                          ▼
+//!                                 control plane reads               pod (namespaces, processes, probes)
+//!                                                                   network (bridges, routers, balancers)
+//!   isthmus exec|apply|get|demo status ─▶ socket ─▶ supervisor (PID 1 of the sandbox) owns all of it
+//! ```
+//!
+//! It stands in for the kubelet, the endpoint controller, kube-proxy and the cloud's load balancer, and
+//! for nothing of the mesh itself: control planes and proxies are the real roles of this binary.
+
+pub mod plan;
