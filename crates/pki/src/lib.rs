@@ -16,6 +16,9 @@ pub mod credential;
 mod der;
 pub mod key;
 mod moment;
+pub mod renewal;
+pub mod service;
+pub mod token;
 pub mod verify;
 
 pub use authority::{Authority, AuthorityError, IssueError, Issued};
@@ -25,6 +28,12 @@ pub use credential::{
     ClientCertificates, Credential, CredentialError, Credentials, LiveClient, LiveServer, TlsOptions,
 };
 pub use key::{KeyAlgorithm, KeyError, PrivateKey};
+pub use renewal::{Renewal, RenewalTask};
+pub use service::{CertificateService, CertificateSource, LocalAuthority, RemoteAuthority, Transport};
+pub use token::{
+    AuthError, Authenticator, Caller, FirstOf, JwksAuthenticator, JwksConfig, PeerAuthenticator,
+    PeerCertificates, Proof, TokenIssuer, TokenRequest,
+};
 pub use verify::{
     Expected, Refusal, SanKind, SanMatcher, StringMatcher, Verifier, describe, member_cluster,
     peer_fingerprint, peer_identity, provider, refusal_in,
