@@ -16,9 +16,11 @@
 //! Source of the rules: Envoy, "xDS REST and gRPC protocol" (docs/root/api-docs/xds_protocol.rst).
 
 pub mod any;
+mod canonical;
 pub mod client;
 pub mod envoy;
 pub mod nds;
+pub mod reflect;
 pub mod resource;
 pub mod server;
 

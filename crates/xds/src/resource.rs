@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use prost::{Message, Name};
 
-use crate::any;
 use crate::envoy::Any;
+use crate::{any, canonical};
 
 /// The type of a resource. The order of the variants is the order in which a server sends them:
 /// what is referred to travels before what refers to it ("make before break" in Envoy's protocol).
@@ -171,7 +171,10 @@ impl Resource {
     }
 
     /// A resource whose body is packed already.
-    pub fn packed(name: impl Into<Arc<str>>, body: Any) -> Arc<Self> {
+    ///
+    /// The entries of its maps are put in order, so that one content has one version.
+    pub fn packed(name: impl Into<Arc<str>>, mut body: Any) -> Arc<Self> {
+        canonical::order(&body.type_url, &mut body.value);
         let version = Version::of(&[body.type_url.as_bytes(), &body.value]);
         Arc::new(Self {
             name: name.into(),
