@@ -1,5 +1,8 @@
 //! Upstream clusters (Envoy `cluster.v3.Cluster`).
 
+mod balancer;
+mod wire;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

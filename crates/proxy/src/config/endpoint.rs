@@ -1,5 +1,7 @@
 //! Endpoints of a cluster (Envoy `endpoint.v3.ClusterLoadAssignment`).
 
+mod wire;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

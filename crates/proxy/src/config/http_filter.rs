@@ -1,5 +1,7 @@
 //! Filters of the HTTP connection manager that the proxy has (Envoy `extensions.filters.http`).
 
+pub mod wire;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,9 @@
 //! Listeners and their filter chains (Envoy `listener.v3.Listener`).
 
+mod access_log;
+mod http_manager;
+mod wire;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! String, header, query and path matchers (Envoy `type.matcher.v3`).
 
+pub mod wire;
+
 use regex::Regex;
 
 /// Envoy `StringMatcher`.

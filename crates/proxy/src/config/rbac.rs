@@ -1,5 +1,7 @@
 //! Authorisation rules (Envoy `config.rbac.v3`).
 
+pub mod wire;
+
 use std::sync::Arc;
 
 use ipnet::IpNet;

@@ -1,5 +1,8 @@
 //! Routes (Envoy `route.v3.RouteConfiguration`).
 
+pub mod action;
+pub mod wire;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,7 +188,7 @@ pub enum HostRewrite {
 }
 
 /// Envoy `RequestMirrorPolicy`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Mirror {
     /// Cluster that gets the copy.
     pub cluster: Arc<str>,

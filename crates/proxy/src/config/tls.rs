@@ -1,5 +1,7 @@
 //! TLS contexts (Envoy `transport_sockets.tls.v3`).
 
+pub mod wire;
+
 use std::sync::Arc;
 
 use rustls::CipherSuite;
