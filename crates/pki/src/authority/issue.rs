@@ -128,8 +128,6 @@ fn verified_request(request: &str, identity: &SpiffeId, dns_names: &[String]) ->
     if !rest.is_empty() {
         return Err(encoding(&"bytes after its end"));
     }
-    csr.verify_signature().map_err(|_| IssueError::Signature)?;
-
     let info = &csr.certification_request_info;
     match info.subject_pki.parsed() {
         Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384) => {}
@@ -137,6 +135,7 @@ fn verified_request(request: &str, identity: &SpiffeId, dns_names: &[String]) ->
         Ok(PublicKey::RSA(key)) => return Err(IssueError::Key(format!("RSA of {} bits", key.key_size()))),
         _ => return Err(IssueError::Key("its kind is not supported".to_owned())),
     }
+    csr.verify_signature().map_err(|_| IssueError::Signature)?;
 
     let identity = identity.to_string();
     for extension in csr.requested_extensions().into_iter().flatten() {

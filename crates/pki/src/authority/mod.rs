@@ -12,6 +12,8 @@ mod assemble;
 mod create;
 mod issue;
 mod load;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

@@ -10,6 +10,8 @@ mod client;
 mod limit;
 mod server;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Answer, CertificateSource, Dial, LocalAuthority, RemoteAuthority, SourceError, Transport};
 pub use limit::Limits;

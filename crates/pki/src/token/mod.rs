@@ -11,6 +11,8 @@
 mod jwks;
 mod mint;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

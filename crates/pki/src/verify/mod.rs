@@ -9,6 +9,8 @@
 
 mod expected;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, LazyLock};
 
