@@ -114,3 +114,6 @@ fn pod_address(name: &str, domain: &str) -> Option<IpAddr> {
     v4.or_else(|_| dashed.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6))
         .ok()
 }
+
+#[cfg(test)]
+mod tests;

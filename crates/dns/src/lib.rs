@@ -24,6 +24,8 @@ pub mod resolv_conf;
 pub mod resolve;
 pub mod server;
 pub mod table;
+#[cfg(test)]
+mod testing;
 pub mod vip;
 pub mod wire;
 pub mod zone;

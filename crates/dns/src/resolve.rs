@@ -250,3 +250,6 @@ fn loopback(family: Family) -> Resolved {
         ttl: Duration::MAX,
     }
 }
+
+#[cfg(test)]
+mod tests;

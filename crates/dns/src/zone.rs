@@ -232,3 +232,6 @@ impl Handler for Zones {
         Decision::Answer(reply)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -280,3 +280,6 @@ fn answers(answer: &[u8], query: &[u8], question: &Question) -> bool {
         _ => count == 0 && answer[3] & 0xf != 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,11 +71,11 @@ pub struct Released {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VipAllocator {
     assigned: BTreeMap<String, Vip>,
-    taken: BTreeSet<Vip>,
+    taken: VipSet,
     /// Longest gone first.
     released: VecDeque<(String, Vip)>,
-    resting: BTreeSet<Vip>,
-    reserved: BTreeSet<Vip>,
+    resting: VipSet,
+    reserved: VipSet,
 }
 
 impl VipAllocator {
@@ -102,7 +102,7 @@ impl VipAllocator {
         }
         for Released { host, address } in &state.released {
             match Vip::of(IpAddr::V4(*address)) {
-                Some(vip) if !allocator.taken.contains(&vip) && !allocator.assigned.contains_key(host) => {
+                Some(vip) if !allocator.taken.contains(vip) && !allocator.assigned.contains_key(host) => {
                     if allocator.resting.insert(vip) {
                         allocator.released.push_back((host.clone(), vip));
                     }
@@ -133,7 +133,10 @@ impl VipAllocator {
     /// Addresses of the range that users wrote in `addresses` themselves: never given from now on. A live
     /// host that has one already gets another at the next [`VipAllocator::assign`].
     pub fn reserve(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.reserved = addresses.into_iter().filter_map(Vip::of).collect();
+        self.reserved = VipSet::default();
+        for vip in addresses.into_iter().filter_map(Vip::of) {
+            self.reserved.insert(vip);
+        }
     }
 
     /// Gives every host of `live` an address and takes back those of all others. Hosts for which none is
@@ -145,13 +148,13 @@ impl VipAllocator {
             .map(|h| h.as_ref().to_ascii_lowercase())
             .collect();
         let gone: Vec<(String, Vip)> = (self.assigned.iter())
-            .filter(|(host, vip)| !live.contains(*host) || self.reserved.contains(vip))
+            .filter(|(host, vip)| !live.contains(*host) || self.reserved.contains(**vip))
             .map(|(host, vip)| (host.clone(), *vip))
             .collect();
         for (host, vip) in gone {
             self.assigned.remove(&host);
-            self.taken.remove(&vip);
-            if !self.reserved.contains(&vip) {
+            self.taken.remove(vip);
+            if !self.reserved.contains(vip) {
                 self.resting.insert(vip);
                 self.released.push_back((host, vip));
             }
@@ -160,7 +163,7 @@ impl VipAllocator {
         let mut rested: BTreeMap<String, Vip> = self
             .released
             .iter()
-            .filter(|(_, vip)| !self.reserved.contains(vip))
+            .filter(|(_, vip)| !self.reserved.contains(*vip))
             .cloned()
             .collect();
         let homeless: Vec<&String> = live
@@ -174,7 +177,7 @@ impl VipAllocator {
                 self.give(host, vip);
             }
         }
-        self.released.retain(|(_, vip)| !self.taken.contains(vip));
+        self.released.retain(|(_, vip)| !self.taken.contains(*vip));
         for host in new {
             if let Some(vip) = self.free(host).or_else(|| self.longest_gone()) {
                 self.give(host, vip);
@@ -189,7 +192,7 @@ impl VipAllocator {
     }
 
     fn give(&mut self, host: &str, vip: Vip) {
-        self.resting.remove(&vip);
+        self.resting.remove(vip);
         self.taken.insert(vip);
         self.assigned.insert(host.to_owned(), vip);
     }
@@ -199,18 +202,57 @@ impl VipAllocator {
             return None;
         }
         let start = hash(host);
-        let out = |v: &Vip| self.taken.contains(v) || self.resting.contains(v) || self.reserved.contains(v);
+        let out = |v: Vip| self.taken.contains(v) || self.resting.contains(v) || self.reserved.contains(v);
         (0..=u16::MAX)
             .map(|step| Vip(start.wrapping_add(step)))
-            .find(|v| usable(v.0) && !out(v))
+            .find(|v| usable(v.0) && !out(*v))
     }
 
     fn longest_gone(&mut self) -> Option<Vip> {
         let at = self
             .released
             .iter()
-            .position(|(_, vip)| !self.reserved.contains(vip))?;
+            .position(|(_, vip)| !self.reserved.contains(*vip))?;
         self.released.remove(at).map(|(_, vip)| vip)
+    }
+}
+
+/// A set of numbers, one bit each: probing a nearly full range stays cheap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct VipSet {
+    bits: Box<[u64]>,
+    len: usize,
+}
+
+impl Default for VipSet {
+    fn default() -> Self {
+        Self {
+            bits: vec![0; (1 << 16) / 64].into(),
+            len: 0,
+        }
+    }
+}
+
+impl VipSet {
+    fn contains(&self, vip: Vip) -> bool {
+        self.bits[usize::from(vip.0 / 64)] & (1 << (vip.0 % 64)) != 0
+    }
+
+    /// Whether it was not in the set before.
+    fn insert(&mut self, vip: Vip) -> bool {
+        let new = !self.contains(vip);
+        self.bits[usize::from(vip.0 / 64)] |= 1 << (vip.0 % 64);
+        self.len += usize::from(new);
+        new
+    }
+
+    fn remove(&mut self, vip: Vip) {
+        self.len -= usize::from(self.contains(vip));
+        self.bits[usize::from(vip.0 / 64)] &= !(1 << (vip.0 % 64));
+    }
+
+    fn len(&self) -> usize {
+        self.len
     }
 }
 
