@@ -13,4 +13,6 @@
 //! It stands in for the kubelet, the endpoint controller, kube-proxy and the cloud's load balancer, and
 //! for nothing of the mesh itself: control planes and proxies are the real roles of this binary.
 
+pub mod cluster;
 pub mod plan;
+pub mod socket;

@@ -1,0 +1,135 @@
+//! The cluster's directory: the user's files read, the state files written.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use isthmus_api::{Finding, Object, Parsed, parse};
+use serde_json::{Value, json};
+
+/// What makes two states of a directory differ: paths, sizes and times of its files.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Signature(Vec<(PathBuf, u64, Option<SystemTime>)>);
+
+/// The user's YAML, read again when it changed.
+#[derive(Debug)]
+pub struct UserFiles {
+    dir: PathBuf,
+    seen: Option<Signature>,
+    objects: Vec<Arc<Object>>,
+    findings: Vec<Finding>,
+}
+
+impl UserFiles {
+    /// Watches a directory; nothing is read yet.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            seen: None,
+            objects: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Reads the directory if it changed since the last time; says whether it did.
+    ///
+    /// A file that does not parse leaves what it held before: the last good objects stay.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn refresh(&mut self) -> io::Result<bool> {
+        let mut files = Vec::new();
+        list(&self.dir, &mut files)?;
+        files.sort();
+        let signature = Signature(files);
+        if self.seen.as_ref() == Some(&signature) {
+            return Ok(false);
+        }
+        let mut parsed = Parsed::default();
+        for (path, ..) in &signature.0 {
+            let name = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(text) => {
+                    let one = parse(&text, &name);
+                    let broken = one.unattributed;
+                    let refused = one.refused.clone();
+                    parsed.absorb(one);
+                    let kept = self
+                        .objects
+                        .iter()
+                        .filter(|o| *o.origin.file == *name && (broken || refused.contains(&o.key())));
+                    let kept: Vec<_> = kept.cloned().collect();
+                    for object in kept {
+                        if !parsed.objects.iter().any(|o| o.key() == object.key()) {
+                            parsed.objects.push(object);
+                        }
+                    }
+                }
+                // Gone between listing and reading: the next refresh sees it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    tracing::warn!(file = %name, error = %e, "a file cannot be read; its objects are not used")
+                }
+            }
+        }
+        parsed.drop_duplicates();
+        self.objects = parsed.objects;
+        self.findings = parsed.findings;
+        self.seen = Some(signature);
+        Ok(true)
+    }
+
+    /// The objects in force.
+    pub fn objects(&self) -> &[Arc<Object>] {
+        &self.objects
+    }
+
+    /// What is wrong with the files.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+}
+
+fn list(dir: &Path, files: &mut Vec<(PathBuf, u64, Option<SystemTime>)>) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, Ok(meta)) = (entry.path(), entry.metadata()) else {
+            continue;
+        };
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if meta.is_dir() && !hidden {
+            list(&path, files)?;
+        } else if !hidden
+            && path
+                .extension()
+                .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+        {
+            files.push((path, meta.len(), meta.modified().ok()));
+        }
+    }
+    Ok(())
+}
+
+/// Writes objects as a `v1` List, whole or not at all.
+///
+/// # Errors
+/// The file system refuses.
+pub fn write_list(dir: &Path, name: &str, objects: &[Value]) -> io::Result<()> {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    write_whole(
+        &dir.join(format!("{name}.json")),
+        &serde_json::to_vec_pretty(&list)?,
+    )
+}
+
+/// Writes a file aside and renames it, so that no reader sees half of it.
+///
+/// # Errors
+/// The file system refuses.
+pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{name}.new"));
+    std::fs::write(&aside, content)?;
+    std::fs::rename(&aside, path)
+}

@@ -1,0 +1,260 @@
+//! What can be asked of a sandbox, and the answers.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use isthmus_model::ClusterId;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::ContainerStatus;
+
+/// One question; the first line a client sends.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Request {
+    /// What runs where.
+    Status,
+    /// Run a program in a pod; three descriptors come along.
+    Exec(Exec),
+    /// Write objects of this YAML into a cluster.
+    Apply(Resources),
+    /// Remove the objects that this YAML names from a cluster.
+    Delete(Resources),
+    /// Give back objects of a kind.
+    Get {
+        /// Member cluster.
+        cluster: ClusterId,
+        /// Kind as typed: `pods`, `VirtualService`.
+        kind: String,
+        /// `None`: every namespace.
+        namespace: Option<String>,
+        /// `None`: all of them.
+        name: Option<String>,
+    },
+    /// Break something, or mend it.
+    Fault(Fault),
+    /// End the sandbox.
+    Down,
+    /// A signal for the program that runs; only after [`Request::Exec`].
+    Signal(i32),
+}
+
+/// A program to run in a pod.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Exec {
+    /// Where.
+    pub workload: Workload,
+    /// Program and arguments; `isthmus` alone names this binary.
+    pub argv: Vec<String>,
+    /// Environment besides the pod's.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Objects as YAML.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Resources {
+    /// Member cluster.
+    pub cluster: ClusterId,
+    /// How findings call the text.
+    pub file: String,
+    /// The text.
+    pub yaml: String,
+}
+
+/// Something to break or to mend, for tests and for learning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fault {
+    /// Signal a container's process; the pod stays listed.
+    Kill {
+        /// Where.
+        workload: Workload,
+        /// Container name.
+        container: String,
+        /// Signal number.
+        signal: i32,
+        /// Whether the container is started again.
+        restart: bool,
+    },
+    /// Delete a pod; its Deployment makes another unless `replace` is false.
+    Remove {
+        /// Where.
+        workload: Workload,
+        /// Whether the Deployment makes another.
+        replace: bool,
+    },
+    /// Drop every packet to and from a pod.
+    BlackHole(Workload),
+    /// Drop every packet to a public address.
+    BlackHolePublic(IpAddr),
+    /// Drop every packet between two clusters.
+    Cut(ClusterId, ClusterId),
+    /// Undo every black hole and cut.
+    Mend,
+}
+
+/// `CLUSTER/WORKLOAD[.NAMESPACE]` as typed: a pod or a Deployment of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Workload {
+    /// Member cluster.
+    pub cluster: ClusterId,
+    /// Pod or Deployment.
+    pub name: String,
+    /// `None`: wherever the name is found once.
+    pub namespace: Option<String>,
+}
+
+/// The text is not `CLUSTER/WORKLOAD[.NAMESPACE]`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} does not name a workload; write CLUSTER/WORKLOAD or CLUSTER/WORKLOAD.NAMESPACE, as in us/sleep"
+)]
+pub struct WorkloadError(String);
+
+impl FromStr for Workload {
+    type Err = WorkloadError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bad = || WorkloadError(s.to_owned());
+        let (cluster, rest) = s.split_once('/').ok_or_else(bad)?;
+        let (name, namespace) = match rest.split_once('.') {
+            Some((name, namespace)) => (name, Some(namespace.to_owned())),
+            None => (rest, None),
+        };
+        let named = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !named(cluster) || !named(name) || namespace.as_deref().is_some_and(|n| !named(n)) {
+            return Err(bad());
+        }
+        Ok(Self {
+            cluster: cluster.into(),
+            name: name.to_owned(),
+            namespace,
+        })
+    }
+}
+
+impl std::fmt::Display for Workload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.cluster, self.name)?;
+        self.namespace.iter().try_for_each(|n| write!(f, ".{n}"))
+    }
+}
+
+/// One answer line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Report(Box<Report>),
+    /// The program of [`Request::Exec`] runs.
+    Started,
+    /// The program ended with this exit code (128 + signal when it was killed).
+    Exited(i32),
+    /// To [`Request::Apply`] and [`Request::Delete`].
+    Applied(Applied),
+    /// To [`Request::Get`].
+    Objects(Vec<serde_json::Value>),
+    /// Done, nothing to say.
+    Done,
+    /// Not done, and why.
+    Refused(String),
+}
+
+/// What was done with a text of objects.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// `created`, `configured`, `unchanged` or `deleted`, by object.
+    pub objects: Vec<(String, String)>,
+    /// Findings, a line each. With an error among them nothing was done.
+    pub findings: Vec<String>,
+    /// Whether an error is among the findings.
+    pub refused: bool,
+}
+
+/// What runs where.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Process id of the sandbox as the host sees it.
+    pub pid: Option<i32>,
+    /// Directory of the sandbox.
+    pub dir: String,
+    /// Member clusters.
+    pub clusters: Vec<ClusterReport>,
+    /// Addresses on the host.
+    pub published: Vec<Published>,
+    /// Black holes and cuts in force.
+    pub faults: Vec<String>,
+}
+
+/// A member cluster.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// Name.
+    pub id: ClusterId,
+    /// Network.
+    pub network: String,
+    /// Directory of the user's YAML.
+    pub config: String,
+    /// Pods.
+    pub pods: Vec<PodReport>,
+    /// Public addresses of load balancers by Service (`NAMESPACE/NAME`).
+    pub load_balancers: BTreeMap<String, IpAddr>,
+    /// What of the user's objects cannot run, a line each.
+    pub findings: Vec<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodReport {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Deployment; empty for a bare pod.
+    pub owner: String,
+    /// Address.
+    pub address: Option<IpAddr>,
+    /// All containers are ready.
+    pub ready: bool,
+    /// By name.
+    pub containers: BTreeMap<String, ContainerStatus>,
+    /// Directory of the logs.
+    pub logs: String,
+}
+
+/// A gateway's port on the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Published {
+    /// Member cluster.
+    pub cluster: ClusterId,
+    /// `NAMESPACE/NAME` of the Service.
+    pub service: String,
+    /// Port of the Service.
+    pub port: u16,
+    /// Address on the host.
+    pub address: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_are_named_by_cluster_name_and_namespace() {
+        let named: Workload = "us/sleep.foo".parse().unwrap();
+        assert_eq!(
+            named,
+            Workload {
+                cluster: "us".into(),
+                name: "sleep".into(),
+                namespace: Some("foo".into())
+            }
+        );
+        assert_eq!("us/sleep".parse::<Workload>().unwrap().namespace, None);
+        assert_eq!(named.to_string(), "us/sleep.foo");
+        for bad in ["sleep", "us/", "/sleep", "us/a b", "us/a.", "us/../../x"] {
+            assert!(bad.parse::<Workload>().is_err(), "{bad}");
+        }
+    }
+}
