@@ -1,0 +1,31 @@
+# What a developer types, and what CI runs. `just` alone lists the recipes.
+
+_list:
+    @just --list
+
+# Two clusters, one mesh, on this machine.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Formatting and lints, warnings denied.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Everything that needs Rust alone.
+test:
+    cargo test --workspace
+
+# The suites against real peers (openssl, dig, curl, Envoy); installs what they need.
+interop:
+    tests/interop/install.sh
+    cargo test -p isthmus --features interop --test interop
+
+# Licences, duplicate versions, forbidden crates.
+deny:
+    cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+    cargo deny check licenses bans sources
+
+# All of it, as CI does.
+ci:
+    .ci/run
