@@ -14,6 +14,7 @@ pub mod bundle;
 pub mod certificate;
 pub mod credential;
 mod der;
+pub mod files;
 pub mod key;
 mod moment;
 pub mod renewal;

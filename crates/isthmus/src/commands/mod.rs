@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and which module answers.
 
+pub mod certs;
 pub mod version;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ pub struct Cli {
 /// One variant for each command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make and show the certificates that let clusters trust each other.
+    Certs(certs::Args),
     /// Print the version and what this binary was built from.
     Version(version::Args),
 }
@@ -42,6 +45,7 @@ impl Command {
     /// Runs the command to its end.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Certs(args) => certs::run(args),
             Self::Version(args) => version::run(args),
         }
     }

@@ -39,6 +39,14 @@ pub enum AuthorityError {
         /// The first file that is not there.
         missing: &'static str,
     },
+    /// No root that stands alone.
+    #[error(
+        "{origin} holds no root: root-cert.pem and root-key.pem are expected; make one with `isthmus certs root`"
+    )]
+    NoRoot {
+        /// The directory.
+        origin: String,
+    },
     /// A file does not hold certificates.
     #[error("{file}: {source}")]
     Certificate {
@@ -169,15 +177,49 @@ const KUBERNETES_TLS: Names = Names {
     chain: None,
     roots: "ca.crt",
 };
+/// A root as `isthmus certs root` and Istio's `make root-ca` leave it.
+const ROOT: Names = Names {
+    certificate: FileSet::ROOT_CERTIFICATE,
+    key: FileSet::ROOT_KEY,
+    chain: None,
+    roots: FileSet::ROOT_CERTIFICATE,
+};
 const REVOCATION_LIST: &str = "ca-crl.pem";
 
 impl FileSet {
+    /// The certificate of a root that stands alone.
+    pub const ROOT_CERTIFICATE: &'static str = "root-cert.pem";
+    /// The key of a root that stands alone.
+    pub const ROOT_KEY: &'static str = "root-key.pem";
+
     /// Reads those files of a directory that belong to an authority.
+    ///
+    /// A root that stands alone is not taken for one: it is not meant to lie in a cluster. See
+    /// [`Self::read_root`].
     pub fn read(directory: &Path) -> Result<Self, AuthorityError> {
+        Self::read_named(directory, &[&ISTIO, &KUBERNETES_TLS])
+    }
+
+    /// Reads a root that stands alone, `root-cert.pem` and `root-key.pem`, for making intermediates from it.
+    pub fn read_root(directory: &Path) -> Result<Self, AuthorityError> {
+        let set = Self::read_named(directory, &[&ROOT])?;
+        if !set.files.contains_key(Self::ROOT_KEY) {
+            return Err(AuthorityError::NoRoot { origin: set.origin });
+        }
+        Ok(set)
+    }
+
+    /// Whether the certificate of an authority is among the files.
+    pub fn has_authority(&self) -> bool {
+        [&ISTIO, &KUBERNETES_TLS]
+            .iter()
+            .any(|names| self.files.contains_key(names.certificate))
+    }
+
+    fn read_named(directory: &Path, names: &[&Names]) -> Result<Self, AuthorityError> {
         let mut files = BTreeMap::new();
-        let names = [&ISTIO, &KUBERNETES_TLS];
         let names = names
-            .into_iter()
+            .iter()
             .flat_map(|n| [Some(n.certificate), Some(n.key), n.chain, Some(n.roots)]);
         for name in names.flatten().chain([REVOCATION_LIST]) {
             let path = directory.join(name);
@@ -214,9 +256,13 @@ impl FileSet {
     }
 
     fn names(&self) -> &'static Names {
-        let istio = self.files.contains_key(ISTIO.certificate);
-        if !istio && self.files.contains_key(KUBERNETES_TLS.certificate) {
+        let has = |name| self.files.contains_key(name);
+        if has(ISTIO.certificate) {
+            &ISTIO
+        } else if has(KUBERNETES_TLS.certificate) {
             &KUBERNETES_TLS
+        } else if has(ROOT.key) {
+            &ROOT
         } else {
             &ISTIO
         }
@@ -357,7 +403,7 @@ fn check(
 }
 
 /// Follows issuer names from `certificate` to a root; signatures are for [`Authority::probe`].
-fn path_to_root(
+pub(crate) fn path_to_root(
     certificate: &Certificate,
     mut extra: Vec<Certificate>,
     roots: &Roots,

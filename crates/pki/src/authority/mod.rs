@@ -26,6 +26,7 @@ use crate::key::{KeyAlgorithm, PrivateKey};
 
 pub use create::{CreateError, IntermediateRequest, RootRequest};
 pub use issue::{IssueError, Issued};
+pub(crate) use load::path_to_root;
 pub use load::{AuthorityError, BrokenChain, FileSet};
 
 /// How long a workload's certificate lives unless asked otherwise (Istio: 24 h).
