@@ -56,6 +56,8 @@ codes! {
         "A host, gateway, subset or secret that is referred to does not exist." "Create it, or correct the name.";
     SCHEMA "IST0106" Error "SchemaValidationError"
         "The resource breaks its schema or a rule of its kind." "Correct the field that is named.";
+    MISPLACED_ANNOTATION "IST0107" Warning "MisplacedAnnotation"
+        "An annotation stands on a kind for which it means nothing." "Move it.";
     CONFLICTING_MESH_HOSTS "IST0109" Error "ConflictingMeshGatewayVirtualServiceHosts"
         "Several VirtualServices on the mesh gateway define the same host." "Merge them into one.";
     SIDECAR_SELECTORS "IST0110" Error "ConflictingSidecarWorkloadSelectors"

@@ -9,9 +9,11 @@
 //!                                    Finding {code, file:line, message, remedy} <───┴── analyze
 //! ```
 
+pub mod annotation;
 pub mod codes;
 mod decode;
 pub mod duration;
+pub mod enforcement;
 pub mod finding;
 pub mod istio;
 pub mod kinds;

@@ -30,6 +30,15 @@ impl Positions {
         }
     }
 
+    /// The same fields, further down: a text that stands within another.
+    #[must_use]
+    pub fn shifted(mut self, lines: u32) -> Self {
+        for entry in &mut self.entries {
+            entry.line = entry.line.saturating_add(lines);
+        }
+        self
+    }
+
     /// The line of a field, or of the nearest enclosing field that is written; 0 when nothing is known.
     pub fn line(&self, path: &str) -> u32 {
         let Some(root) = self.entries.first() else {

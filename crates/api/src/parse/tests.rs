@@ -170,7 +170,7 @@ fn kubernetes_kinds_and_lists_and_json() {
     let json = r#"{"apiVersion": "v1", "kind": "List", "items": [
 	{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "reviews", "namespace": "default"},
 	 "spec": {"clusterIP": "10.0.0.9", "selector": {"app": "reviews"},
-	          "ports": [{"name": "http", "port": 9080, "targetPort": "web"}, {"port": 80, "targetPort": 8080}]}}]}"#;
+	          "ports": [{"name": "http", "port": 9080, "targetPort": "web"}, {"name": "b", "port": 80, "targetPort": 8080}]}}]}"#;
     let parsed = parse(json, "s.json");
     assert_eq!(parsed.findings, []);
     let service = parsed.objects[0].typed::<Service>().unwrap();

@@ -1,7 +1,11 @@
 //! `metadata`: names, labels and the annotations that the mesh reads.
 
+use isthmus_model::Hostname;
+
 use super::{At, Context};
+use crate::kinds::Kind;
 use crate::object::Meta;
+use crate::{annotation, codes};
 
 /// Checks the metadata of any kind.
 pub fn validate(meta: &Meta, context: &Context<'_>) {
@@ -19,6 +23,34 @@ pub fn validate(meta: &Meta, context: &Context<'_>) {
         );
     }
     labels(&meta.labels, &at.field("labels"));
+    annotations(meta, context, &at.field("annotations"));
+}
+
+fn annotations(meta: &Meta, context: &Context<'_>, at: &At<'_>) {
+    if let Some(target) = meta.annotations.get(annotation::TARGET_SERVICE) {
+        let at = at.field(annotation::TARGET_SERVICE);
+        if context.kind() != Kind::ServiceEntry {
+            at.finding(
+                &codes::MISPLACED_ANNOTATION,
+                "the annotation means something only on a ServiceEntry",
+                "move it to the ServiceEntry of the host",
+            );
+        } else if !target
+            .parse::<Hostname>()
+            .is_ok_and(|h| !h.is_wildcard() && h.as_str().contains('.'))
+        {
+            at.error(
+                format_args!("{:?} is not a service", clip(target)),
+                "write name.namespace or a full host name",
+            );
+        }
+    }
+    if let Some(list) = meta.annotations.get(annotation::EXPORT_TO)
+        && context.kind() == Kind::Service
+    {
+        let list: Vec<String> = list.split(',').map(|s| s.trim().to_owned()).collect();
+        super::field::export_to(&list, &at.field(annotation::EXPORT_TO));
+    }
 }
 
 /// Whether `s` is an RFC 1123 label: 1 to 63 lower-case letters, digits and `-`.

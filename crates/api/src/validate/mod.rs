@@ -2,13 +2,40 @@
 //!
 //! A rule looks at one object. What needs several objects is in [`crate::analyze`].
 
+mod authorization_policy;
+mod config_map;
+mod destination_rule;
+mod endpoint_slice;
+mod envoy_filter;
+mod field;
+mod gateway;
+mod istio_operator;
+mod kubernetes;
+mod mesh_config;
 pub mod metadata;
+mod peer_authentication;
+mod proxy_config;
+mod request_authentication;
+mod server_tls;
+mod service;
+mod service_entry;
+mod sidecar;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod traffic_policy;
+mod virtual_service;
+mod wasm_plugin;
+mod workload_entry;
+mod workload_group;
 
 use std::cell::RefCell;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use crate::codes::{self, Code};
 use crate::finding::{Finding, Level};
+use crate::kinds::Kind;
 use crate::object::{Meta, ObjectKey, Origin};
 use crate::position::Positions;
 
@@ -42,6 +69,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The object's kind.
+    pub fn kind(&self) -> Kind {
+        self.key.kind
+    }
+
     /// The object's metadata.
     pub fn meta(&self) -> &'a Meta {
         self.meta
@@ -53,6 +85,21 @@ impl<'a> Context<'a> {
             context: self,
             path: path.to_owned(),
         }
+    }
+
+    /// The line of a field, or of the nearest enclosing one.
+    pub fn line(&self, path: &str) -> u32 {
+        self.positions.line(path)
+    }
+
+    /// The file of the object.
+    pub fn file(&self) -> &'a Arc<str> {
+        &self.origin.file
+    }
+
+    /// Takes over findings that were made elsewhere.
+    pub fn extend(&self, findings: Vec<Finding>) {
+        self.findings.borrow_mut().extend(findings);
     }
 
     /// The findings.
@@ -135,76 +182,4 @@ impl<'c> At<'c> {
                 .about(self.context.key),
         );
     }
-}
-impl Validate for crate::kubernetes::Namespace {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::Node {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::Service {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::Pod {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::ServiceAccount {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::ConfigMap {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::Secret {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::EndpointSlice {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::kubernetes::Deployment {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::VirtualService {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::DestinationRule {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::Gateway {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::ServiceEntry {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::WorkloadEntry {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::WorkloadGroup {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::Sidecar {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::ProxyConfig {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::EnvoyFilter {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::PeerAuthentication {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::AuthorizationPolicy {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::RequestAuthentication {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::Telemetry {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::WasmPlugin {
-    fn validate(&self, _: &Context<'_>) {}
-}
-impl Validate for crate::istio::IstioOperator {
-    fn validate(&self, _: &Context<'_>) {}
 }

@@ -4,24 +4,22 @@
 //! Absent fields have Istio's defaults through the methods of [`MeshConfig`], so that overlays can tell
 //! "not said" from "said".
 
+mod read;
+
+pub use read::{Mesh, from_config_map, from_text};
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use isthmus_model::{Labels, TrustDomain};
 use serde_json::{Map, Value};
 
-use crate::codes;
-use crate::decode::{Strictness, Unknown, decode};
 use crate::duration::Duration;
-use crate::finding::Finding;
 use crate::istio::destination_rule::{
     ClientTlsSettings, H2UpgradePolicy, LocalityLoadBalancerSetting, TcpKeepalive,
 };
 use crate::istio::sidecar::OutboundTrafficPolicyMode;
 use crate::istio::virtual_service::HttpRetry;
-use crate::kubernetes::ConfigMap;
 use crate::message::{choice, message};
-use crate::yaml::{Limits, documents};
 
 /// Name of the ConfigMap.
 pub const CONFIG_MAP: &str = "istio";
@@ -109,7 +107,7 @@ message! {
         ingress_selector: String,
         /// OFF, DEFAULT or STRICT.
         ingress_controller_mode: String,
-        /// Whether hosts of VirtualServices may have several owners.
+        /// Whether DestinationRules verify servers by the system's roots; yes when absent.
         verify_certificate_at_client: Option<bool>,
         /// External authority.
         ca: Option<Map<String, Value>>,
@@ -121,15 +119,15 @@ message! {
         inbound_cluster_stat_name: String,
         /// Prefix of outbound cluster names in statistics.
         outbound_cluster_stat_name: String,
-        /// Names of Thrift services; not used.
+        /// Rate limits of Thrift; not used.
         thrift_config: Option<Map<String, Value>>,
         /// Whether Prometheus annotations are merged; yes when absent.
         enable_prometheus_merge: Option<bool>,
-        /// Locality of EnvoyFilters; not used.
+        /// Search domains of pods; not used.
         pod_dns_search_namespaces: Vec<String>,
-        /// Certificate signing for gateways with SDS; not used.
+        /// Socket of the agent; not used.
         sds_uds_path: String,
-        /// Deprecated: retries of mixer; not used.
+        /// Retired by Istio; not used.
         disable_policy_checks: Option<bool>,
         /// `istio` restores upstream's locality failover (only with outlierDetection).
         compatibility: String,
@@ -165,13 +163,13 @@ message! {
         proxy_admin_port: u16,
         /// Port of merged metrics; 15020 when 0.
         status_port: u16,
-        /// TLS, REDIRECT, TPROXY or NONE.
+        /// REDIRECT, TPROXY or NONE.
         interception_mode: String,
         /// Traces.
         tracing: Option<ProxyTracing>,
         /// How many gateways are trusted before this one.
         gateway_topology: Option<GatewayTopology>,
-        /// Names of statistics.
+        /// Which statistics are made.
         proxy_stats_matcher: Option<Map<String, Value>>,
         /// Health probe.
         readiness_probe: Option<Map<String, Value>>,
@@ -181,11 +179,11 @@ message! {
         binary_path: String,
         /// Name of the service; not used.
         service_cluster: String,
-        /// Certificates of the control plane; not used.
+        /// Further roots of the control plane; not used.
         ca_certificates_pem: Vec<String>,
         /// MUTUAL_TLS or NONE.
         control_plane_auth_policy: String,
-        /// Level of statistics; not used.
+        /// Longest name of a statistic; not used.
         stat_name_length: i32,
         /// Statsd; not used.
         statsd_udp_address: String,
@@ -203,17 +201,17 @@ message! {
         proxy_headers: Option<Map<String, Value>>,
         /// Bootstrap template of the user's own; not used.
         custom_config_file: String,
-        /// Bootstrap timeout; not used.
+        /// Zone of the proxy; not used.
         availability_zone: String,
         /// Mesh id.
         mesh_id: String,
-        /// Rate at which TCP metrics flush; not used.
+        /// How often access logs are flushed; not used.
         file_flush_interval: Option<Duration>,
         /// Size at which logs flush; not used.
         file_flush_min_size_kb: Option<u32>,
         /// Runtime values of Envoy; not used.
         runtime_values: BTreeMap<String, String>,
-        /// Environment of gateways; not used.
+        /// Retired by Istio; not used.
         zipkin_address: String,
     }
 
@@ -428,128 +426,5 @@ impl MeshConfig {
     pub fn trace_sampling(&self) -> f64 {
         let tracing = self.default_config.as_ref().and_then(|c| c.tracing.as_ref());
         tracing.and_then(|t| t.sampling).unwrap_or(1.0)
-    }
-}
-
-/// What the ConfigMap holds.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Mesh {
-    /// Key `mesh`.
-    pub config: MeshConfig,
-    /// Key `meshNetworks`.
-    pub networks: MeshNetworks,
-}
-
-/// Reads ConfigMap `istio`. What is wrong yields findings and defaults, or the rest of the text.
-///
-/// `first_line` says on which line of `file` the text under each key begins, for exact lines.
-pub fn from_config_map(
-    map: &ConfigMap,
-    file: &Arc<str>,
-    first_line: impl Fn(&str) -> u32,
-) -> (Mesh, Vec<Finding>) {
-    let mut findings = Vec::new();
-    let mut mesh = Mesh::default();
-    if let Some(text) = map.data.get("mesh") {
-        mesh.config = read(text, file, first_line("mesh"), "mesh", &mut findings);
-        check(&mesh.config, file, first_line("mesh"), &mut findings);
-    }
-    if let Some(text) = map.data.get("meshNetworks") {
-        mesh.networks = read(
-            text,
-            file,
-            first_line("meshNetworks"),
-            "meshNetworks",
-            &mut findings,
-        );
-    }
-    (mesh, findings)
-}
-
-/// Reads a MeshConfig from a file of its own (`--mesh-config-file`).
-pub fn from_text(text: &str, file: &str) -> (MeshConfig, Vec<Finding>) {
-    let file: Arc<str> = Arc::from(file);
-    let mut findings = Vec::new();
-    let config = read(text, &file, 1, "mesh", &mut findings);
-    check(&config, &file, 1, &mut findings);
-    (config, findings)
-}
-
-fn read<T: serde::de::DeserializeOwned + Default>(
-    text: &str,
-    file: &Arc<str>,
-    first_line: u32,
-    key: &str,
-    findings: &mut Vec<Finding>,
-) -> T {
-    let line = |within: u32| first_line.saturating_add(within.saturating_sub(1));
-    let strictness = Strictness {
-        unknown: Unknown::Warn,
-        numbers_as_text: true,
-    };
-    let origin = format!("ConfigMap {ROOT_NAMESPACE}/{CONFIG_MAP}");
-    for document in documents(text, &Limits::default()) {
-        let mut unknown = Vec::new();
-        let result = match &document {
-            Ok(node) => decode(node, "", &[], strictness, &mut unknown),
-            Err(malformed) => {
-                findings.push(
-                    Finding::new(&codes::MALFORMED, malformed.message.clone(), malformed.remedy)
-                        .at(file, line(malformed.line))
-                        .about(&origin),
-                );
-                continue;
-            }
-        };
-        for field in unknown {
-            let remedy = field
-                .meant
-                .map_or_else(|| "remove it".to_owned(), |m| format!("did you mean {m}?"));
-            let message = format!("{key}: {}: unknown field {:?}", field.path, field.name);
-            findings.push(
-                Finding::new(&codes::SCHEMA_WARNING, message, remedy)
-                    .at(file, line(field.line))
-                    .about(&origin),
-            );
-        }
-        match result {
-            Ok(value) => return value,
-            Err(misfit) => {
-                let message = format!("{key}: {}: {}", misfit.path, misfit.message);
-                findings.push(
-                    Finding::new(&codes::SCHEMA, message, "")
-                        .at(file, line(misfit.line))
-                        .about(&origin),
-                );
-            }
-        }
-    }
-    T::default()
-}
-
-fn check(config: &MeshConfig, file: &Arc<str>, line: u32, findings: &mut Vec<Finding>) {
-    if !config.trust_domain.is_empty()
-        && let Err(e) = config.trust_domain.parse::<TrustDomain>()
-    {
-        findings.push(
-            Finding::new(
-                &codes::SCHEMA,
-                format!("mesh: trustDomain: {e}"),
-                "cluster.local is used instead",
-            )
-            .at(file, line)
-            .about(format!("ConfigMap {ROOT_NAMESPACE}/{CONFIG_MAP}")),
-        );
-    }
-    if !matches!(config.compatibility.as_str(), "" | "istio") {
-        findings.push(
-            Finding::new(
-                &codes::SCHEMA,
-                "mesh: compatibility: only \"istio\" is known",
-                "remove it, or write istio",
-            )
-            .at(file, line)
-            .about(format!("ConfigMap {ROOT_NAMESPACE}/{CONFIG_MAP}")),
-        );
     }
 }
