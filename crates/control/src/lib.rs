@@ -14,4 +14,6 @@
 
 pub mod member;
 pub mod mesh;
+pub mod peering;
 pub mod proxy;
+pub mod serve;

@@ -18,6 +18,8 @@ pub struct DeltaClient {
     /// Most resources of one type.
     limit: usize,
     types: BTreeMap<TypeUrl, Subscription>,
+    /// What is held from an earlier life, of types that are not subscribed to yet.
+    earlier: BTreeMap<TypeUrl, BTreeMap<Arc<str>, Arc<str>>>,
     /// Which stream this is; 0 before the first.
     stream: u64,
     connected: bool,
@@ -50,6 +52,7 @@ impl DeltaClient {
             node,
             limit,
             types: BTreeMap::new(),
+            earlier: BTreeMap::new(),
             stream: 0,
             connected: false,
             introduced: false,
@@ -57,10 +60,18 @@ impl DeltaClient {
         }
     }
 
+    /// Notes a resource that is held from an earlier life, before its type is subscribed to.
+    pub fn hold(&mut self, ty: TypeUrl, name: Arc<str>, version: Arc<str>) {
+        self.earlier.entry(ty).or_default().insert(name, version);
+    }
+
     /// Asks for more of a type, now and on every later stream.
     pub fn subscribe(&mut self, ty: TypeUrl, wanted: Wanted) {
         let known = self.types.contains_key(&ty);
         let subscription = self.types.entry(ty.clone()).or_default();
+        if let Some(held) = self.earlier.remove(&ty) {
+            subscription.held.extend(held);
+        }
         let fresh: Vec<Arc<str>> = match wanted {
             Wanted::All if subscription.all => return,
             Wanted::All => {

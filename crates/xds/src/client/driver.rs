@@ -101,6 +101,9 @@ pub struct Config {
     pub keepalive_timeout: Duration,
     /// Pauses between attempts.
     pub backoff: Backoff,
+    /// Type, name and version of resources that are held from an earlier life, which the server need not
+    /// send again. For delta alone.
+    pub held: Vec<(TypeUrl, Arc<str>, Arc<str>)>,
 }
 
 impl Config {
@@ -116,6 +119,7 @@ impl Config {
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             backoff: Backoff::default(),
+            held: Vec::new(),
         }
     }
 }
@@ -151,13 +155,17 @@ pub struct Client {
 
 impl Client {
     /// Starts the client's task on the current tokio runtime. It dials at once; subscriptions may follow.
-    pub fn start(config: Config, dial: impl Dial) -> Self {
+    pub fn start(mut config: Config, dial: impl Dial) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (outbox, events) = mpsc::channel(EVENTS);
         let (node, limit) = (config.node.clone(), config.max_resources);
         let task = match config.protocol {
             Protocol::Delta => {
-                tokio::spawn(Driver::new(DeltaClient::new(node, limit), config, dial, inbox, outbox).run())
+                let mut session = DeltaClient::new(node, limit);
+                for (ty, name, version) in std::mem::take(&mut config.held) {
+                    session.hold(ty, name, version);
+                }
+                tokio::spawn(Driver::new(session, config, dial, inbox, outbox).run())
             }
             Protocol::Sotw => {
                 tokio::spawn(Driver::new(SotwClient::new(node, limit), config, dial, inbox, outbox).run())

@@ -151,6 +151,22 @@ fn what_was_refused_is_not_held() {
 }
 
 #[test]
+fn what_is_held_from_an_earlier_life_is_not_sent_again() {
+    let mut before = DeltaPair::new(Wanted::All);
+    before.connect(clusters(&[("gone", "1"), ("same", "1")]));
+    before.settle();
+
+    let mut client = DeltaClient::new(node(), 100);
+    for (name, version) in before.0.held(&TypeUrl::Cds) {
+        client.hold(TypeUrl::Cds, name.clone(), version.clone());
+    }
+    client.subscribe(TypeUrl::Cds, Wanted::All);
+    let mut after = DeltaPair(client, DeltaSession::new(Limits::default()));
+    after.connect(clusters(&[("same", "1"), ("new", "1")]));
+    assert_eq!(after.settle(), ["+new -gone"]);
+}
+
+#[test]
 fn an_update_of_a_lost_stream_can_still_be_accepted() {
     both(|pair| {
         pair.connect(clusters(&[("a", "1")]));
