@@ -108,6 +108,18 @@ codes! {
         "The field is accepted and does nothing." "Remove it.";
     LAST_GOOD "ISM0010" Warning "LastGoodInForce"
         "A document was refused; the last good version of its objects stays in force." "Correct the document.";
+    UNKNOWN_GATEWAY "ISM0101" Warning "UnknownGateway"
+        "A ServiceEntry's endpoint uses the port of mesh gateways, but no cluster is known to have it." "Correct the address, or peer with its cluster.";
+    GATEWAY_TARGET_PORT "ISM0102" Error "GatewayTargetPort"
+        "A port of a ServiceEntry has no counterpart in the service behind the gateway." "Use a port number or name of the target service.";
+    GATEWAY_HOP "ISM0103" Info "GatewayHop"
+        "A ServiceEntry's endpoint is a gateway of the mesh; mutual TLS and the name of the service behind it are used." "Nothing.";
+    NO_NETWORK_GATEWAY "ISM0104" Warning "NoNetworkGateway"
+        "Endpoints run on a network for which no gateway is known; they are left out." "Label the gateway's Service with topology.istio.io/network, or peer with its cluster.";
+    PORT_CONFLICT "ISM0105" Warning "PortConflict"
+        "A port without an address is used by HTTP and another protocol; HTTP wins." "Give the other service an address.";
+    TRUST_DOMAINS_DIFFER "ISM0106" Warning "TrustDomainsDiffer"
+        "The installation and the MeshConfig name different trust domains; the MeshConfig wins." "Write the same in both.";
 }
 
 #[cfg(test)]

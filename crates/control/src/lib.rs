@@ -12,8 +12,12 @@
 //!                      ◄── MemberState ───┘  what this cluster tells its peers
 //! ```
 
+pub mod generate;
+pub mod ingest;
 pub mod member;
 pub mod mesh;
 pub mod peering;
 pub mod proxy;
+pub mod registry;
 pub mod serve;
+pub mod snapshot;

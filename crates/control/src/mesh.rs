@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use isthmus_api::istio::destination_rule::LocalityLoadBalancerSetting;
+use isthmus_api::istio::sidecar::OutboundTrafficPolicyMode;
+use isthmus_api::mesh_config;
 use isthmus_model::{ClusterId, EndpointAddress, NetworkId, TrustDomain};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +48,21 @@ pub struct Mesh {
     pub istio_compatible: bool,
     /// `meshNetworks`, by network.
     pub networks: BTreeMap<NetworkId, MeshNetwork>,
+}
+
+/// What the installation says of this control plane, before any MeshConfig.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `--cluster-id`.
+    pub cluster: ClusterId,
+    /// `--network`.
+    pub network: NetworkId,
+    /// `--mesh-id`.
+    pub mesh_id: String,
+    /// `--trust-domain`, when it was said.
+    pub trust_domain: Option<TrustDomain>,
+    /// Namespace of the control plane.
+    pub root_namespace: String,
 }
 
 /// What happens with traffic to hosts that nobody declared (`outboundTrafficPolicy.mode`).
@@ -125,6 +143,109 @@ impl Default for Mesh {
             locality: LocalitySetting::default(),
             istio_compatible: false,
             networks: BTreeMap::new(),
+        }
+    }
+}
+
+impl Mesh {
+    /// The settings that hold: those of the MeshConfig over those of the installation.
+    pub fn new(identity: &Identity, written: &mesh_config::Mesh) -> Self {
+        let config = &written.config;
+        let trust_domain = match (config.trust_domain.as_str(), &identity.trust_domain) {
+            ("", Some(said)) => said.clone(),
+            _ => config.trust_domain(),
+        };
+        Self {
+            cluster: identity.cluster.clone(),
+            network: identity.network.clone(),
+            mesh_id: identity.mesh_id.clone(),
+            trust_domain,
+            trust_domain_aliases: config
+                .trust_domain_aliases
+                .iter()
+                .filter_map(|t| t.parse().ok())
+                .collect(),
+            domain: "cluster.local".to_owned(),
+            root_namespace: match config.root_namespace.as_str() {
+                "" => identity.root_namespace.clone(),
+                said => said.to_owned(),
+            },
+            outbound_policy: match config.outbound_mode() {
+                OutboundTrafficPolicyMode::AllowAny => OutboundPolicy::AllowAny,
+                OutboundTrafficPolicyMode::RegistryOnly => OutboundPolicy::RegistryOnly,
+            },
+            auto_mtls: config.auto_mtls(),
+            connect_timeout: *config.connect_timeout(),
+            dns_refresh: *config.dns_refresh_rate(),
+            detection_timeout: *config.protocol_detection_timeout(),
+            access_log_file: config.access_log_file.clone(),
+            access_log_json: config.access_log_encoding == mesh_config::AccessLogEncoding::Json,
+            access_log_format: config.access_log_format.clone(),
+            locality: config
+                .locality_lb_setting
+                .as_ref()
+                .map(LocalitySetting::from)
+                .unwrap_or_default(),
+            istio_compatible: config.like_istio(),
+            networks: written
+                .networks
+                .networks
+                .iter()
+                .map(|(n, w)| (NetworkId::from(n.as_str()), network(w)))
+                .collect(),
+        }
+    }
+}
+
+fn network(written: &mesh_config::Network) -> MeshNetwork {
+    let mut network = MeshNetwork::default();
+    for endpoints in &written.endpoints {
+        network.cidrs.extend(
+            endpoints
+                .from_cidr
+                .as_deref()
+                .and_then(|c| c.parse::<ipnet::IpNet>().ok()),
+        );
+        network
+            .clusters
+            .extend(endpoints.from_registry.as_deref().map(ClusterId::from));
+    }
+    for gateway in &written.gateways {
+        let port = if gateway.port == 0 { 15443 } else { gateway.port };
+        network.gateways.extend(
+            gateway
+                .address
+                .as_deref()
+                .and_then(|a| Some((a.parse().ok()?, port))),
+        );
+        network
+            .gateway_services
+            .extend(gateway.registry_service_name.clone().map(|name| (name, port)));
+    }
+    network
+}
+
+impl From<&LocalityLoadBalancerSetting> for LocalitySetting {
+    fn from(written: &LocalityLoadBalancerSetting) -> Self {
+        Self {
+            distribute: written
+                .distribute
+                .iter()
+                .map(|d| Distribute {
+                    from: d.from.clone(),
+                    to: d.to.clone(),
+                })
+                .collect(),
+            failover: written
+                .failover
+                .iter()
+                .map(|f| Failover {
+                    from: f.from.clone(),
+                    to: f.to.clone(),
+                })
+                .collect(),
+            failover_priority: written.failover_priority.clone(),
+            enabled: written.enabled,
         }
     }
 }

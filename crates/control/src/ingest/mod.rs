@@ -1,0 +1,3 @@
+//! How objects come in.
+
+pub mod store;
