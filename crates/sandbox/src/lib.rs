@@ -14,5 +14,12 @@
 //! for nothing of the mesh itself: control planes and proxies are the real roles of this binary.
 
 pub mod cluster;
+mod error;
+pub mod network;
 pub mod plan;
+pub mod pod;
 pub mod socket;
+pub mod supervisor;
+mod sys;
+
+pub use error::{Error, Result};

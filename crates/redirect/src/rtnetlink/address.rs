@@ -57,6 +57,13 @@ impl Handle {
         self.add_route(to, gateway)
     }
 
+    /// Makes every address in `to` this namespace's own: what is for it is taken in, and may be bound.
+    pub fn add_local(&mut self, to: IpNet) -> Result<()> {
+        let index = self.link("lo")?.index;
+        let object = format!("local {to}");
+        self.route(to, None, Some(index), libc::RTN_LOCAL, &object)
+    }
+
     /// Answers what is for `to`, and has no better route, with "unreachable".
     pub fn add_unreachable(&mut self, to: IpNet) -> Result<()> {
         let object = format!("{to} unreachable");
@@ -88,13 +95,15 @@ impl Handle {
         kind: u8,
         object: &str,
     ) -> Result<()> {
-        let scope = if gateway.is_none() && link.is_some() {
-            libc::RT_SCOPE_LINK
-        } else {
-            libc::RT_SCOPE_UNIVERSE
+        let (scope, table) = match kind {
+            libc::RTN_LOCAL => (libc::RT_SCOPE_HOST, libc::RT_TABLE_LOCAL),
+            libc::RTN_UNICAST if gateway.is_none() => (libc::RT_SCOPE_LINK, libc::RT_TABLE_MAIN),
+            _ => (libc::RT_SCOPE_UNIVERSE, libc::RT_TABLE_MAIN),
         };
+        let mut header = route_header(to, scope, kind);
+        header[4] = table;
         let mut m = Message::new(libc::RTM_NEWROUTE, NLM_F_CREATE_REPLACE);
-        m.fixed(&route_header(to, scope, kind));
+        m.fixed(&header);
         if to.prefix_len() > 0 {
             m.bytes(libc::RTA_DST, &octets(to.network()));
         }

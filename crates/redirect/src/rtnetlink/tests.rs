@@ -105,6 +105,8 @@ fn a_router_is_on_the_way_and_errors_name_their_object() {
             assert!(router.add_bridge("a-name-that-is-too-long").is_err());
             router.delete_link("pod2").unwrap();
             router.delete_link("pod2").unwrap();
+            router.add_local("10.8.0.0/16".parse().unwrap()).unwrap();
+            TcpListener::bind("10.8.3.4:80").unwrap();
             router.add_unreachable("10.9.0.0/16".parse().unwrap()).unwrap();
             router.delete_route("10.9.0.0/16".parse().unwrap()).unwrap();
             router.delete_route("10.9.0.0/16".parse().unwrap()).unwrap();
