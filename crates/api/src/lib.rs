@@ -9,6 +9,7 @@
 //!                                    Finding {code, file:line, message, remedy} <───┴── analyze
 //! ```
 
+pub mod analyze;
 pub mod annotation;
 pub mod codes;
 mod decode;
@@ -18,6 +19,7 @@ pub mod finding;
 pub mod istio;
 pub mod kinds;
 pub mod kubernetes;
+pub mod load;
 pub mod mesh_config;
 mod message;
 pub mod object;
@@ -28,9 +30,11 @@ pub mod suggest;
 pub mod validate;
 pub mod yaml;
 
+pub use analyze::analyze;
 pub use duration::Duration;
 pub use finding::{Finding, Level};
 pub use kinds::{Kind, Spec, Typed};
+pub use load::{load, load_all};
 pub use mesh_config::{MeshConfig, MeshNetworks};
 pub use object::{Meta, Object, ObjectKey, Origin};
 pub use parse::{Parsed, parse, parse_json};

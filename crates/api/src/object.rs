@@ -111,6 +111,14 @@ impl Object {
         }
     }
 
+    /// Whether both say the same, wherever and on whichever lines they say it.
+    pub fn same_content(&self, other: &Object) -> bool {
+        self.kind == other.kind
+            && self.meta == other.meta
+            && self.spec == other.spec
+            && self.status == other.status
+    }
+
     /// The typed content, if this is an object of that kind.
     pub fn typed<T: Typed>(&self) -> Option<&Arc<T>> {
         T::of(&self.spec)
