@@ -80,7 +80,7 @@ pub enum Discovery {
 }
 
 /// Envoy `DnsLookupFamily`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AddressFamily {
     /// AUTO: IPv6, and IPv4 when there is none.
     #[default]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use isthmus_model::Locality;
 
 /// Envoy `ClusterLoadAssignment`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Endpoints {
     /// `cluster_name`.
     pub cluster: Arc<str>,
@@ -21,7 +21,7 @@ pub struct Endpoints {
 }
 
 /// Envoy `LocalityLbEndpoints`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct LocalityEndpoints {
     /// Where.
     pub locality: Locality,
@@ -34,7 +34,7 @@ pub struct LocalityEndpoints {
 }
 
 /// Envoy `LbEndpoint`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// Address.
     pub address: Address,

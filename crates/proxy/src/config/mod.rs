@@ -18,6 +18,7 @@ pub mod matcher;
 pub mod rbac;
 pub mod refusal;
 pub mod route;
+mod secret;
 pub mod tls;
 
 pub use cluster::Cluster;

@@ -63,6 +63,17 @@ pub enum Secret {
     Roots(Arc<Roots>),
 }
 
+impl Secret {
+    /// Whether both are one and the same.
+    pub fn is(&self, other: &Secret) -> bool {
+        match (self, other) {
+            (Self::Certificate(a), Self::Certificate(b)) => Arc::ptr_eq(a, b),
+            (Self::Roots(a), Self::Roots(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        }
+    }
+}
+
 /// Roots that peers are verified against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {

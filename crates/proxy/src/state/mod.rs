@@ -9,6 +9,16 @@
 //!              at a time     what it names
 //! ```
 
+mod build;
+pub mod cascade;
 pub mod live;
+pub mod references;
+pub mod resolution;
+pub mod store;
+#[cfg(test)]
+mod tests;
+pub mod warming;
 
+pub use cascade::{Rejection, State, Wanted};
 pub use live::{Live, Roots, Secret};
+pub use resolution::{Answer, Resolutions};

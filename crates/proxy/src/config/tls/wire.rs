@@ -444,3 +444,13 @@ fn ciphers(p: Option<&e::TlsParameters>) -> Result<Option<Vec<CipherSuite>>, Ref
     }
     Ok(Some(chosen))
 }
+
+/// The roots of a validation context that came as a secret. It may hold nothing else: conditions on names
+/// belong to the context that refers to it.
+pub fn secret_roots(c: &e::CertificateValidationContext) -> Result<Arc<str>, Refusal> {
+    refuse_set!(c; match_typed_subject_alt_names, match_subject_alt_names, trust_chain_verification);
+    match validation(c)?.trusted {
+        Some(SecretRef::Inline { certificates, .. }) => Ok(certificates),
+        _ => Err(Refusal::new("trusted_ca", "is required and not set")),
+    }
+}
