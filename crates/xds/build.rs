@@ -1,6 +1,7 @@
 //! Reads the descriptors of Envoy's messages out of the `.proto` files that `envoy-types` carries, and
-//! writes two things: the descriptor set (for JSON and YAML), and the table by which
-//! `canonical` finds the maps in an encoded message.
+//! writes three things: the descriptor set (for JSON and YAML), pruned to what can be read or shown; the
+//! names of the fields that hold secrets; and the table by which `canonical` finds the maps in an encoded
+//! message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use prost::Message;
+use prost_reflect::{DescriptorPool, Value};
 use prost_types::field_descriptor_proto::Type;
-use prost_types::{DescriptorProto, FileDescriptorSet};
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, EnumOptions, FieldOptions, FileDescriptorSet, MessageOptions,
+};
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
 /// Folders below `envoy/` whose messages can be part of what is sent or read. Whatever they import
@@ -89,9 +93,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .include_imports(true)
         .include_source_info(false)
         .open_files(&files)?;
-    std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     let set = FileDescriptorSet::decode(compiler.encode_file_descriptor_set().as_slice())?;
     std::fs::write(out.join("maps.rs"), table(&set)?)?;
+    std::fs::write(out.join("descriptors.bin"), pruned(set).encode_to_vec())?;
+    std::fs::write(out.join("sensitive.rs"), sensitive(&compiler.descriptor_pool())?)?;
     Ok(())
 }
 
@@ -160,6 +165,155 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a file or a stream can hold as a whole. Everything in `admin`, `service` and `extensions` counts
+/// besides: those are the dumps, the requests, and what stands in a `typed_config`.
+const WHOLE: &[&str] = &[
+    "envoy.config.bootstrap.v3.Bootstrap",
+    "envoy.config.cluster.v3.Cluster",
+    "envoy.config.endpoint.v3.ClusterLoadAssignment",
+    "envoy.config.listener.v3.Listener",
+    "envoy.config.route.v3.RouteConfiguration",
+    "envoy.config.route.v3.ScopedRouteConfiguration",
+    "envoy.config.route.v3.VirtualHost",
+];
+/// Packages of `envoy.config` whose messages stand in a `typed_config`.
+const TYPED: &[&str] = &[
+    "envoy.config.trace.v3",
+    "envoy.config.upstream.local_address_selector.v3",
+];
+/// Well-known messages that a `typed_config` may hold, or that JSON has its own form for.
+const GOOGLE: &str = "google.protobuf";
+
+/// Leaves out messages that nothing leads to, and options, which reading and writing do not need: a pool
+/// of everything would take more memory than the rest of a sidecar.
+fn pruned(mut set: FileDescriptorSet) -> FileDescriptorSet {
+    let mut home = BTreeMap::new();
+    let mut needs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut queue: Vec<String> = Vec::new();
+    for file in &set.file {
+        let package = file.package();
+        for message in &file.message_type {
+            let name = format!("{package}.{}", message.name());
+            let entry = WHOLE.contains(&name.as_str())
+                || TYPED.contains(&package)
+                || (package == GOOGLE && !file.name().ends_with("descriptor.proto"))
+                || ["envoy.admin.", "envoy.service.", "envoy.extensions."]
+                    .iter()
+                    .any(|p| package.starts_with(p));
+            if entry {
+                queue.push(name.clone());
+            }
+            let mut types = BTreeSet::new();
+            types_of(message, &mut types);
+            needs.insert(name.clone(), types);
+            home.insert(name, file.name().to_owned());
+        }
+        for values in &file.enum_type {
+            home.insert(format!("{package}.{}", values.name()), file.name().to_owned());
+        }
+    }
+    // A nested type is kept with the outermost message around it.
+    let outermost = |name: &str| {
+        let mut at = name;
+        while !home.contains_key(at) {
+            at = at.rsplit_once('.')?.0;
+        }
+        Some(at.to_owned())
+    };
+    let mut kept = BTreeSet::new();
+    while let Some(name) = queue.pop() {
+        if kept.insert(name.clone()) {
+            let types = needs.get(&name).into_iter().flatten();
+            queue.extend(types.filter_map(|t| outermost(t)));
+        }
+    }
+    for file in &mut set.file {
+        let package = file.package().to_owned();
+        let keeps = |name: &str| kept.contains(&format!("{package}.{name}"));
+        file.message_type.retain(|m| keeps(m.name()));
+        file.enum_type.retain(|e| keeps(e.name()));
+        file.service.clear();
+        file.extension.clear();
+        file.options = None;
+        file.public_dependency.clear();
+        file.weak_dependency.clear();
+        file.message_type.iter_mut().for_each(strip);
+        file.enum_type.iter_mut().for_each(strip_enum);
+        let mut types = BTreeSet::new();
+        file.message_type.iter().for_each(|m| types_of(m, &mut types));
+        let files: BTreeSet<&String> = types
+            .iter()
+            .filter_map(|t| outermost(t))
+            .filter_map(|t| home.get(&t))
+            .collect();
+        file.dependency = files.into_iter().filter(|f| *f != file.name()).cloned().collect();
+    }
+    set.file
+        .retain(|f| !f.message_type.is_empty() || !f.enum_type.is_empty());
+    set
+}
+
+/// Names of the types of all fields of a message and of those inside it.
+fn types_of(message: &DescriptorProto, types: &mut BTreeSet<String>) {
+    let fields = message.field.iter().filter_map(|f| f.type_name.as_deref());
+    types.extend(fields.map(|t| t.trim_start_matches('.').to_owned()));
+    message.nested_type.iter().for_each(|m| types_of(m, types));
+}
+
+/// Removes options, but for those that change what the bytes mean.
+fn strip(message: &mut DescriptorProto) {
+    message.options = message.options.take().and_then(|o| {
+        o.map_entry.map(|map_entry| MessageOptions {
+            map_entry: Some(map_entry),
+            ..MessageOptions::default()
+        })
+    });
+    message.extension.clear();
+    for field in &mut message.field {
+        field.options = field.options.take().and_then(|o| {
+            o.packed.map(|packed| FieldOptions {
+                packed: Some(packed),
+                ..FieldOptions::default()
+            })
+        });
+    }
+    for oneof in &mut message.oneof_decl {
+        oneof.options = None;
+    }
+    message.enum_type.iter_mut().for_each(strip_enum);
+    message.nested_type.iter_mut().for_each(strip);
+}
+
+fn strip_enum(values: &mut EnumDescriptorProto) {
+    values.options = values.options.take().and_then(|o| {
+        o.allow_alias.map(|allow_alias| EnumOptions {
+            allow_alias: Some(allow_alias),
+            ..EnumOptions::default()
+        })
+    });
+    for value in &mut values.value {
+        value.options = None;
+    }
+}
+
+/// The source text of a sorted list of the fields that Envoy marks as secret.
+fn sensitive(pool: &DescriptorPool) -> Result<String, Box<dyn std::error::Error>> {
+    let mark = pool
+        .get_extension_by_name("udpa.annotations.sensitive")
+        .ok_or("udpa.annotations.sensitive is not among the imports")?;
+    let mut names = BTreeSet::new();
+    for message in pool.all_messages() {
+        for field in message.fields() {
+            if *field.options().get_extension(&mark) == Value::Bool(true) {
+                names.insert(field.full_name().to_owned());
+            }
+        }
+    }
+    Ok(format!("pub(super) static FIELDS: &[&str] = &{names:#?};\n")
+        .replace('{', "[")
+        .replace('}', "]"))
 }
 
 /// A message: its map fields and its message fields, by number.

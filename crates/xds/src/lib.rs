@@ -23,6 +23,7 @@ pub mod nds;
 pub mod reflect;
 pub mod resource;
 pub mod server;
+pub mod text;
 
 pub use any::{AnyError, pack, unpack};
 pub use nds::{NameInfo, NameTable};

@@ -1,21 +1,18 @@
 //! Envoy's messages as JSON and back, by their descriptors: for dumps, and for configuration files that
 //! people write.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
-use crate::any;
-use crate::envoy::Any;
+pub use crate::text::to_json;
 
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    // The set is made at compile time, and a test reads it; an empty pool knows no message.
-    DescriptorPool::decode(DESCRIPTORS).unwrap_or_default()
-});
+/// The pool, as long as somebody holds it.
+static POOL: Mutex<Weak<DescriptorPool>> = Mutex::new(Weak::new());
 
 /// Why a message could not be turned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,51 +30,25 @@ pub enum ReflectError {
     },
 }
 
-/// Descriptors of every message that this build knows. Built on first use; it takes a few megabytes.
-pub fn pool() -> &'static DescriptorPool {
-    &POOL
-}
-
-/// A packed message as Envoy's admin interface shows it: names as in the `.proto` files, defaults left
-/// out, `@type` first. A message that is not known is shown by its type and size.
-pub fn to_json(any: &Any) -> Value {
-    match json_of(any) {
-        Ok(value) => value,
-        Err(_) => serde_json::json!({ "@type": any.type_url, "bytes": any.value.len() }),
+/// Descriptors of every message that can be read or shown.
+///
+/// They take ten megabytes, half of what a sidecar may have, and are needed seldom: so they are built
+/// when asked for (some milliseconds), shared by all who hold them, and gone with the last.
+pub fn pool() -> Arc<DescriptorPool> {
+    let mut shared = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(pool) = shared.upgrade() {
+        return pool;
     }
-}
-
-fn json_of(any: &Any) -> Result<Value, ReflectError> {
-    let name = any::full_name(&any.type_url);
-    let descriptor = POOL
-        .get_message_by_name(name)
-        .ok_or_else(|| ReflectError::Unknown(name.to_owned()))?;
-    let malformed = |reason: String| ReflectError::Malformed {
-        name: name.to_owned(),
-        reason,
-    };
-    let message =
-        DynamicMessage::decode(descriptor, any.value.as_slice()).map_err(|e| malformed(e.to_string()))?;
-    let options = SerializeOptions::new()
-        .use_proto_field_name(true)
-        .skip_default_fields(true);
-    let value = message
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_err(|e| malformed(e.to_string()))?;
-    let mut object = serde_json::Map::from_iter([("@type".to_owned(), any.type_url.clone().into())]);
-    match value {
-        Value::Object(fields) => object.extend(fields),
-        other => {
-            object.insert("value".to_owned(), other);
-        }
-    }
-    Ok(Value::Object(object))
+    // The set is made at compile time, and a test reads it; an empty pool knows no message.
+    let pool = Arc::new(DescriptorPool::decode(DESCRIPTORS).unwrap_or_default());
+    *shared = Arc::downgrade(&pool);
+    pool
 }
 
 /// Reads a message from JSON (either spelling of field names; unknown fields are errors).
 pub fn from_json<M: Message + prost::Name + Default>(json: &Value) -> Result<M, ReflectError> {
     let name = M::full_name();
-    let descriptor = POOL
+    let descriptor = pool()
         .get_message_by_name(&name)
         .ok_or_else(|| ReflectError::Unknown(name.clone()))?;
     let malformed = |reason: String| ReflectError::Malformed {
@@ -93,7 +64,7 @@ mod tests {
     use super::*;
     use crate::envoy::bootstrap::Bootstrap;
     use crate::envoy::cluster::Cluster;
-    use crate::{NameTable, pack};
+    use crate::pack;
 
     #[test]
     fn messages_are_shown_and_read() {
@@ -119,14 +90,5 @@ mod tests {
 
         let wrong = from_json::<Bootstrap>(&serde_json::json!({ "static_resource": {} })).unwrap_err();
         assert!(wrong.to_string().contains("static_resource"), "{wrong}");
-    }
-
-    #[test]
-    fn the_unknown_is_shown_by_its_size() {
-        let any = pack(&NameTable::default());
-        assert_eq!(
-            to_json(&any),
-            serde_json::json!({ "@type": any.type_url, "bytes": 0 })
-        );
     }
 }
