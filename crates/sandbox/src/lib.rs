@@ -13,6 +13,7 @@
 //! It stands in for the kubelet, the endpoint controller, kube-proxy and the cloud's load balancer, and
 //! for nothing of the mesh itself: control planes and proxies are the real roles of this binary.
 
+pub mod apps;
 pub mod cluster;
 mod error;
 pub mod network;
