@@ -13,6 +13,14 @@
 //! ```
 
 pub mod config;
+pub mod http;
+pub mod listener;
 pub mod node;
 pub mod orders;
+pub mod rbac;
 pub mod state;
+pub mod tcp;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;
+pub mod worker;

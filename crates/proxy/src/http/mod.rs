@@ -1,0 +1,24 @@
+//! HTTP: from a connection's requests to their answers.
+//!
+//! ```text
+//!   connection (engine: hyper) ─▶ stream::Downstream ─▶ request::serve ─▶ stream::Upstream ─▶ upstream::pool
+//!                                                        │ route, filters, attempts, answer, record
+//! ```
+//!
+//! [`request::serve`] is the request path, one function from top to bottom. It knows the stream types of
+//! [`stream`] and no engine.
+
+pub mod body;
+pub mod connection;
+pub mod executor;
+pub mod filters;
+pub mod grpc;
+pub mod head;
+pub mod headers;
+pub mod local_reply;
+pub mod mirror;
+pub mod request;
+pub mod retry;
+pub mod route;
+pub mod stream;
+pub mod upgrade;

@@ -1,0 +1,193 @@
+//! One endpoint as a worker sees it: what is in flight, whether it may be picked, its connections.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::endpoint::{Address, Endpoint, Health};
+
+use super::pool::HostPool;
+
+/// What makes two descriptions the same endpoint: a change of anything else keeps connections and history.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostKey {
+    /// Where it is.
+    pub address: Address,
+    /// How it is spoken to.
+    pub transport_labels: Vec<(String, String)>,
+    /// Whether a gateway stands there.
+    pub gateway: bool,
+}
+
+impl HostKey {
+    /// The key of an endpoint.
+    pub fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            address: endpoint.address.clone(),
+            transport_labels: endpoint.transport_labels.clone(),
+            gateway: endpoint.gateway.is_some(),
+        }
+    }
+}
+
+/// An endpoint with its history on this worker.
+pub struct Host {
+    /// The newest description.
+    endpoint: RefCell<Arc<Endpoint>>,
+    /// Requests (HTTP) or connections (TCP) in flight.
+    pub active: Cell<u32>,
+    /// Connection attempts that already take longer than the cluster's hedge; while there is one, others
+    /// are preferred.
+    pub slow_connects: Cell<u32>,
+    /// Passive health.
+    pub outlier: super::outlier::History,
+    /// Connections for HTTP.
+    pub pool: HostPool,
+    /// No longer in the cluster's list: what is in flight finishes, nothing new begins.
+    pub removed: Cell<bool>,
+    /// Totals for reports.
+    pub totals: Totals,
+}
+
+/// Counters of one endpoint since it is known.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Connections made.
+    pub connections: Cell<u64>,
+    /// Connections open now.
+    pub connections_active: Cell<u64>,
+    /// Attempts that failed.
+    pub connect_failures: Cell<u64>,
+    /// Requests begun.
+    pub requests: Cell<u64>,
+    /// Answered below 500.
+    pub success: Cell<u64>,
+    /// Answered from 500 on, or not at all.
+    pub error: Cell<u64>,
+    /// Not answered in time.
+    pub timeout: Cell<u64>,
+}
+
+/// Adds one to a counter.
+pub fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get().wrapping_add(1));
+}
+
+impl Host {
+    /// A host nothing is known of yet.
+    pub fn new(endpoint: Arc<Endpoint>) -> Rc<Self> {
+        Rc::new(Self {
+            endpoint: RefCell::new(endpoint),
+            active: Cell::new(0),
+            slow_connects: Cell::new(0),
+            outlier: super::outlier::History::default(),
+            pool: HostPool::default(),
+            removed: Cell::new(false),
+            totals: Totals::default(),
+        })
+    }
+
+    /// The newest description.
+    pub fn endpoint(&self) -> Arc<Endpoint> {
+        self.endpoint.borrow().clone()
+    }
+
+    /// Takes a new description of the same key.
+    pub fn describe(&self, endpoint: Arc<Endpoint>) {
+        *self.endpoint.borrow_mut() = endpoint;
+        self.removed.set(false);
+    }
+
+    /// Relative share of requests, at least 1.
+    pub fn weight(&self) -> u32 {
+        self.endpoint.borrow().weight.max(1)
+    }
+
+    /// Endpoints behind the gateway at this address; `None` for an ordinary endpoint.
+    pub fn gateway(&self) -> Option<u32> {
+        self.endpoint.borrow().gateway
+    }
+
+    /// The address, when it is an IP address.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        match self.endpoint.borrow().address {
+            Address::Socket(a) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// Whether new work may go there at `now`.
+    pub fn is_available(&self, now: Instant) -> bool {
+        self.control_plane_health() == Health::Healthy
+            && !self.outlier.is_ejected(now)
+            && self.slow_connects.get() == 0
+    }
+
+    /// Health as the control plane sees it.
+    pub fn control_plane_health(&self) -> Health {
+        self.endpoint.borrow().health
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.endpoint.borrow().address {
+            Address::Socket(a) => a.fmt(f),
+            Address::Name(n, p) => write!(f, "{n}:{p}"),
+            Address::Unix(p) => f.write_str(p),
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Host({self})")
+    }
+}
+
+/// Counts one piece of work at a host while it lives.
+#[derive(Debug)]
+pub struct Busy(Rc<Host>);
+
+impl Busy {
+    /// Begins a piece of work.
+    pub fn at(host: &Rc<Host>) -> Self {
+        host.active.set(host.active.get() + 1);
+        bump(&host.totals.requests);
+        Self(host.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+/// Watches over one connection attempt and marks the host as slow once it takes longer than `hedge`.
+#[derive(Debug)]
+pub struct SlowMark(Rc<Host>);
+
+impl SlowMark {
+    /// Marks the host until this is dropped.
+    pub fn on(host: &Rc<Host>) -> Self {
+        host.slow_connects.set(host.slow_connects.get() + 1);
+        Self(host.clone())
+    }
+}
+
+impl Drop for SlowMark {
+    fn drop(&mut self) {
+        self.0
+            .slow_connects
+            .set(self.0.slow_connects.get().saturating_sub(1));
+    }
+}
+
+/// How long after an attempt began it counts as slow; `None` leaves it alone.
+pub fn hedge_after(hedge: Option<Duration>) -> Option<Duration> {
+    hedge.filter(|d| !d.is_zero())
+}
