@@ -157,18 +157,22 @@ pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(owned)
 }
 
-/// Has `command` run inside namespaces held by descriptors, in a session of its own.
+/// Has `command` run inside namespaces held by descriptors, in a session of its own, in `directory` as
+/// it is there. (The directory of `Command` is entered before, and lost when the mounts change.)
 pub(crate) fn join_before_exec<N: AsFd + Send + Sync + 'static>(
     command: &mut Command,
     namespaces: Arc<[(N, CloneFlags)]>,
+    directory: CString,
 ) {
-    // SAFETY: the closure calls setns and setsid alone, which are async-signal-safe, and allocates nothing.
+    // SAFETY: the closure calls setns, setsid and chdir alone, which are async-signal-safe, and allocates
+    // nothing.
     unsafe {
         command.pre_exec(move || {
             for (ns, kind) in namespaces.iter() {
                 nix::sched::setns(ns, *kind)?;
             }
             nix::unistd::setsid()?;
+            nix::unistd::chdir(directory.as_c_str())?;
             Ok(())
         });
     }

@@ -21,6 +21,8 @@ mod addresses;
 mod cluster;
 mod program;
 mod publish;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};

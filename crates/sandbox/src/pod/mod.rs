@@ -19,8 +19,10 @@ mod namespaces;
 mod probe;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -222,7 +224,8 @@ impl Pods {
     }
 
     /// Runs a command inside a pod with these as its standard input, output and error. A command without
-    /// a slash is looked for in `PATH`; `isthmus` is this binary. `env` adds to the first container's.
+    /// a slash is looked for in `PATH`; `isthmus` is this binary. `env` adds to the application's;
+    /// `directory` is as the pod sees it, `/` when none is given.
     pub fn exec(
         &self,
         key: &PodKey,
@@ -234,15 +237,13 @@ impl Pods {
         let context = self.shared.context(key)?;
         // The application's environment: a sidecar comes first and holds the others.
         let plan = context.plan.containers.iter().find(|c| !c.holds_others);
-        let mut process = context.command(command, plan.map_or(&[], |c| &c.env))?;
+        let directory = directory.as_deref().unwrap_or(Path::new("/"));
+        let mut process = context.command_in(directory, command, plan.map_or(&[], |c| &c.env))?;
         process
             .envs(env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::from(stdout))
             .stderr(Stdio::from(stderr));
-        if let Some(d) = directory {
-            process.current_dir(d);
-        }
         let process = context.reaper.spawn(&mut process).map_err(Error::io(format!(
             "run {} in pod {key}",
             command.first().map_or("nothing", String::as_str)
@@ -314,12 +315,17 @@ impl Shared {
 impl Context {
     /// A command inside the pod with its environment, not yet started.
     fn command(&self, argv: &[String], env: &[(String, String)]) -> Result<Command> {
-        let Some((program, arguments)) = argv.split_first() else {
-            return Err(Error::Pod {
-                pod: self.plan.key.clone(),
-                reason: "the command is empty".to_owned(),
-            });
+        self.command_in(Path::new("/"), argv, env)
+    }
+
+    fn command_in(&self, directory: &Path, argv: &[String], env: &[(String, String)]) -> Result<Command> {
+        let wrong = |reason: &str| Error::Pod {
+            pod: self.plan.key.clone(),
+            reason: reason.to_owned(),
         };
+        let (program, arguments) = argv.split_first().ok_or_else(|| wrong("the command is empty"))?;
+        let directory = CString::new(directory.as_os_str().as_bytes())
+            .map_err(|_| wrong("the directory's name holds a NUL"))?;
         let address = self.address.to_string();
         let expand = |s: &str| s.replace("$(POD_IP)", &address);
         let mut command = Command::new(program);
@@ -330,9 +336,8 @@ impl Context {
             .env("HOME", "/")
             .env("HOSTNAME", &self.plan.key.name)
             .env("POD_IP", &address)
-            .envs(env.iter().map(|(k, v)| (k, expand(v))))
-            .current_dir("/");
-        self.namespaces.join(&mut command);
+            .envs(env.iter().map(|(k, v)| (k, expand(v))));
+        self.namespaces.join(&mut command, directory);
         Ok(command)
     }
 

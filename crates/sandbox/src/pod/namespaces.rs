@@ -1,5 +1,6 @@
 //! A pod's namespaces: network, mounts and host name, held by descriptors.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -106,9 +107,9 @@ impl Namespaces {
         })
     }
 
-    /// Has a command run in the pod.
-    pub(super) fn join(&self, command: &mut Command) {
-        join_before_exec(command, self.joined.clone());
+    /// Has a command run in the pod, in a directory as the pod sees it.
+    pub(super) fn join(&self, command: &mut Command, directory: CString) {
+        join_before_exec(command, self.joined.clone(), directory);
     }
 
     /// Kills every process in the pod's network namespace, those that left their group included.

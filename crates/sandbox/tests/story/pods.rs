@@ -96,6 +96,16 @@ pub async fn live_and_die(sandbox: Sandbox) {
     assert!(exec.signal(2));
     assert_eq!(exec.wait().await, 128 + 2);
     assert!(!exec.signal(2));
+    let (out, into) = std::io::pipe().unwrap();
+    let pwd = ["sh".to_owned(), "-c".to_owned(), "pwd; echo $EXTRA".to_owned()];
+    let extra = [("EXTRA".to_owned(), "more".to_owned())];
+    let place = Some("/run/isthmus".into());
+    let mut exec = sandbox
+        .pods
+        .exec(&key, &pwd, &extra, place, [null(), into.into(), null()])
+        .unwrap();
+    assert_eq!(exec.wait().await, 0);
+    assert_eq!(std::io::read_to_string(out).unwrap(), "/run/isthmus\nmore\n");
     let (_, code) = shell("setsid sleep 1000 >/dev/null 2>&1 & setsid sleep 1000 >/dev/null 2>&1 &").await;
     assert_eq!(code, 0);
     let sleepers = || {
