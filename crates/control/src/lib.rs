@@ -21,3 +21,6 @@ pub mod proxy;
 pub mod registry;
 pub mod serve;
 pub mod snapshot;
+
+#[cfg(test)]
+mod test_mesh;

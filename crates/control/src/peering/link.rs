@@ -48,9 +48,10 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// A link that does nothing yet, but knows what was kept on disk.
     pub fn new(shared: Arc<Shared>, cluster: ClusterId, address: String) -> Self {
         lock(&shared.links).insert(cluster.clone(), LinkStatus::default());
-        Self {
+        let mut link = Self {
             shared,
             cluster,
             address,
@@ -61,11 +62,12 @@ impl Link {
             last_sign: Instant::now(),
             connected: false,
             save_at: None,
-        }
+        };
+        link.recall();
+        link
     }
 
     pub async fn run(mut self) {
-        self.recall();
         let mut client = Client::start(self.client_config(), self.dialler());
         for ty in [wire::cluster_type(), wire::service_type(), wire::vitals_type()] {
             client.subscribe(ty, Wanted::All);
