@@ -23,7 +23,8 @@ pub fn get(authority: &str, path: &str) -> anyhow::Result<Vec<u8>> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(
-        format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\naccept: */*\r\n\r\n").as_bytes(),
+        format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\naccept: */*\r\n\r\n")
+            .as_bytes(),
     )?;
     let mut answer = Vec::new();
     stream
@@ -34,11 +35,16 @@ pub fn get(authority: &str, path: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let end =
-        answer.windows(4).position(|w| w == b"\r\n\r\n").context("not HTTP: no end of the head")?;
+    let end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .context("not HTTP: no end of the head")?;
     let head = std::str::from_utf8(&answer[..end]).context("not HTTP: the head is not text")?;
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|l| l.split(' ').nth(1)).context("not HTTP: no status")?;
+    let status = lines
+        .next()
+        .and_then(|l| l.split(' ').nth(1))
+        .context("not HTTP: no status")?;
     let chunked = lines.any(|l| {
         l.split_once(':').is_some_and(|(name, value)| {
             name.eq_ignore_ascii_case("transfer-encoding") && value.trim().eq_ignore_ascii_case("chunked")
@@ -55,7 +61,10 @@ fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
 fn dechunk(mut rest: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let line = rest.windows(2).position(|w| w == b"\r\n").context("the body is cut off")?;
+        let line = rest
+            .windows(2)
+            .position(|w| w == b"\r\n")
+            .context("the body is cut off")?;
         let size = std::str::from_utf8(&rest[..line])?;
         let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)
             .context("a chunk's size is not a number")?;
@@ -76,13 +85,19 @@ mod tests {
     #[test]
     fn reads_plain_and_chunked_bodies() {
         assert_eq!(parse(b"HTTP/1.1 200 OK\r\n\r\nabc").unwrap(), b"abc");
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap(), b"abcde");
     }
 
     #[test]
     fn refuses_what_is_cut_off_or_failed() {
-        assert!(parse(b"HTTP/1.1 404 Not Found\r\n\r\nno such path").unwrap_err().to_string().contains("404"));
+        assert!(
+            parse(b"HTTP/1.1 404 Not Found\r\n\r\nno such path")
+                .unwrap_err()
+                .to_string()
+                .contains("404")
+        );
         for bad in [
             &b""[..],
             b"HTTP/1.1 200 OK\r\n",

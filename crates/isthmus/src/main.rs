@@ -5,6 +5,8 @@
 //! passes the resolved values down.
 
 mod commands;
+mod http_get;
+mod samples;
 
 use std::process::ExitCode;
 

@@ -83,6 +83,27 @@ pub enum Error {
         /// What is wrong with it, and what helps.
         reason: String,
     },
+    /// A certificate of the mesh cannot be made.
+    #[error("the certificate of {what} cannot be made: {reason}")]
+    Certificate {
+        /// `root`, or the cluster.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// Pods did not become ready in time.
+    #[error(
+        "not ready after {seconds} s: {}; the logs are below {}",
+        .pods.join("; "), .dir.display()
+    )]
+    NotReady {
+        /// How long was waited.
+        seconds: u64,
+        /// Pods, and why.
+        pods: Vec<String>,
+        /// State directory.
+        dir: PathBuf,
+    },
     /// Rules, links or namespaces were refused.
     #[error("{what}: {source}")]
     Kernel {

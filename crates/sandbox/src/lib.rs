@@ -15,6 +15,7 @@
 
 pub mod apps;
 pub mod cluster;
+pub mod demo;
 mod error;
 pub mod network;
 pub mod plan;

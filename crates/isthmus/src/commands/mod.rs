@@ -1,6 +1,13 @@
 //! The command line: what can be typed, and which module answers.
 
+pub mod admin;
 pub mod certs;
+pub mod demo;
+pub mod exec;
+pub mod peer;
+pub mod proxy_status;
+pub mod resources;
+pub mod sandbox;
 pub mod version;
 
 use std::process::ExitCode;
@@ -35,16 +42,37 @@ pub struct Cli {
 /// One variant for each command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Demo(demo::Args),
+    Exec(exec::Args),
+    Apply(resources::Apply),
+    Delete(resources::Delete),
+    Get(resources::Get),
+    #[command(visible_alias = "ps")]
+    ProxyStatus(proxy_status::Args),
+    Peer(peer::Args),
     /// Make and show the certificates that let clusters trust each other.
     Certs(certs::Args),
     /// Print the version and what this binary was built from.
     Version(version::Args),
+    #[command(hide = true)]
+    AdminGet(admin::Args),
+    #[command(hide = true)]
+    SandboxSupervisor(demo::Supervisor),
 }
 
 impl Command {
     /// Runs the command to its end.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Demo(args) => demo::run(args),
+            Self::Exec(args) => exec::run(args),
+            Self::Apply(args) => resources::apply(args),
+            Self::Delete(args) => resources::delete(args),
+            Self::Get(args) => resources::get(args),
+            Self::ProxyStatus(args) => proxy_status::run(args),
+            Self::Peer(args) => peer::run(args),
+            Self::AdminGet(args) => admin::run(args),
+            Self::SandboxSupervisor(args) => demo::supervise(args),
             Self::Certs(args) => certs::run(args),
             Self::Version(args) => version::run(args),
         }

@@ -7,8 +7,6 @@ use super::settings::ClusterSettings;
 
 /// First host number handed out; the ones below are for well-known Services such as DNS.
 const FIRST: u16 = 20;
-/// Load balancers a cluster can have.
-const PUBLIC: u8 = 18;
 
 /// Which address belongs to which Service (`NAMESPACE/NAME`).
 #[derive(Debug, Default)]
@@ -45,9 +43,7 @@ impl Addresses {
             return Some(*address);
         }
         let taken: BTreeSet<_> = self.public.values().copied().collect();
-        let free = (1..=PUBLIC)
-            .map(|n| settings.public_address(n))
-            .find(|a| !taken.contains(a))?;
+        let free = settings.addresses.load_balancers().find(|a| !taken.contains(a))?;
         self.public.insert(service.to_owned(), free);
         Some(free)
     }

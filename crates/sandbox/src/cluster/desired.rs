@@ -386,6 +386,9 @@ fn program(container: &Container) -> Result<Program, String> {
         args.extend(container.args.iter().cloned());
         return Ok(Program::Isthmus(args));
     }
+    if repository == "isthmus" && container.command.is_empty() {
+        return Ok(Program::Isthmus(container.args.clone()));
+    }
     if container.command.is_empty() {
         return Err(format!(
             "container {:?}: the sandbox has no image {:?}; it runs isthmus/samples:NAME, or, for any other image, \

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use isthmus_model::{ClusterId, NetworkId, TrustDomain};
 
+use crate::network::ClusterAddresses;
+
 /// A member cluster of the sandbox.
 #[derive(Debug, Clone)]
 pub struct ClusterSettings {
@@ -16,8 +18,8 @@ pub struct ClusterSettings {
     pub mesh_id: String,
     /// `corp.local`.
     pub trust_domain: TrustDomain,
-    /// Number from 0; decides the address ranges.
-    pub index: u8,
+    /// Its ranges of addresses.
+    pub addresses: ClusterAddresses,
     /// Directory of everything of this cluster.
     pub dir: PathBuf,
     /// The other member clusters and the public `HOST:PORT` of their east-west gateways.
@@ -27,25 +29,14 @@ pub struct ClusterSettings {
 }
 
 impl ClusterSettings {
-    /// Addresses of pods: `10.X.0.0/17`, X = 10, 20, 30, ...
-    pub fn pod_prefix(&self) -> u8 {
-        10 * (self.index + 1)
-    }
-
-    /// Addresses of Services: `10.X.128.0/17`.
+    /// A Service's address by number.
     pub fn service_address(&self, host: u16) -> Ipv4Addr {
-        let [high, low] = (host | 0x8000).to_be_bytes();
-        Ipv4Addr::new(10, self.pod_prefix(), high, low)
+        Ipv4Addr::from(u32::from(self.addresses.services.network()) + u32::from(host))
     }
 
     /// The cluster's DNS Service, as kube-dns has it.
     pub fn dns_address(&self) -> Ipv4Addr {
         self.service_address(10)
-    }
-
-    /// Public addresses of the cluster's load balancers on the network that plays the internet.
-    pub fn public_address(&self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(198, 51, 100, 20 + 20 * self.index + host)
     }
 
     /// The user's YAML.

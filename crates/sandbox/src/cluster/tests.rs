@@ -10,6 +10,7 @@ use isthmus_model::ClusterId;
 use tokio::sync::watch;
 
 use super::*;
+use crate::network::ClusterAddresses;
 use crate::plan::{ContainerStatus, PodKey, PodPlan, PodStatus, Program, VirtualAddress};
 
 /// Pods are up at once, ready when `ready` says so.
@@ -116,7 +117,7 @@ fn settings(dir: &Path) -> Arc<ClusterSettings> {
         network: "us-net".into(),
         mesh_id: "training-mesh".into(),
         trust_domain: "corp.local".parse().unwrap(),
-        index: 0,
+        addresses: ClusterAddresses::at(0).unwrap(),
         dir: dir.to_owned(),
         peers: Vec::new(),
         workload_cert_ttl: None,

@@ -29,7 +29,7 @@ impl ClusterAddresses {
     pub const CLUSTERS_MAX: usize = 6;
 
     /// Of the cluster at `index`: 10.10.0.0/16, 10.20.0.0/16, ...
-    pub(super) fn at(index: usize) -> Option<Self> {
+    pub(crate) fn at(index: usize) -> Option<Self> {
         if index >= Self::CLUSTERS_MAX {
             return None;
         }

@@ -74,8 +74,6 @@ pub enum Fault {
         container: String,
         /// Signal number.
         signal: i32,
-        /// Whether the container is started again.
-        restart: bool,
     },
     /// Delete a pod; its Deployment makes another unless `replace` is false.
     Remove {

@@ -1,0 +1,244 @@
+//! The supervisor's life: build everything, say when it is up, serve the control socket, end it all.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_model::{ClusterId, NetworkId};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::handler::Sandbox;
+use super::machine::Machine;
+use super::names::Names;
+use super::{Options, Step, certificates, members};
+use crate::cluster::{ClusterSettings, Controller, Minter, write_jwks};
+use crate::network::{Network, publish};
+use crate::plan::PodStatus;
+use crate::pod::Pods;
+use crate::socket::{self, Published};
+use crate::supervisor::{Entered, Progress, enter};
+use crate::{Error, Result};
+
+/// How long pods have to end when the sandbox does.
+const GRACE: Duration = Duration::from_secs(3);
+/// Port on which gateways take mesh traffic from other networks.
+const EAST_WEST: u16 = 15443;
+
+/// Runs the sandbox in this process, which [`crate::supervisor::Launch`] started; returns when it has ended.
+pub fn run(dir: &Path, options: Options) -> Result<()> {
+    let entered = enter(dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::io("start the supervisor's runtime"))?;
+    let Entered {
+        dir,
+        listeners,
+        progress,
+        reaper,
+        program,
+        ..
+    } = entered;
+    let result = runtime.block_on(async {
+        let network = Network::new()?;
+        let pods = Pods::new(dir.path().to_owned(), program, network.clone(), reaper);
+        live(dir.path(), options, network, pods, listeners, &progress).await
+    });
+    if let Err(error) = &result {
+        say(&progress, &Step::Failed(error.to_string()));
+    }
+    result
+}
+
+fn say(progress: &Progress, step: &Step) {
+    if let Ok(line) = serde_json::to_string(step) {
+        progress.say(&line);
+    }
+}
+
+async fn live(
+    dir: &Path,
+    options: Options,
+    network: Network,
+    pods: Pods,
+    listeners: Vec<TcpListener>,
+    progress: &Progress,
+) -> Result<()> {
+    let doing = |what: &str| say(progress, &Step::Doing(what.to_owned()));
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("watch for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("watch for SIGINT"))?;
+
+    doing("networks");
+    let settings = settings(dir, &options, &network)?;
+    let served: Vec<_> = settings.iter().map(|s| (s.id.clone(), s.dns_address())).collect();
+    let machine = Arc::new(Machine {
+        pods,
+        network: network.clone(),
+        names: Arc::new(Names::serve(&network, &served)?),
+    });
+
+    doing("certificates: one root, an intermediate for each cluster");
+    let root = certificates::root()?;
+    let mut controllers = Vec::new();
+    for settings in settings {
+        certificates::intermediate(&root, &settings)?;
+        copy_samples(
+            &options.samples.join(settings.id.as_str()),
+            &settings.config_dir(),
+        )?;
+        let started = || -> std::result::Result<Controller, String> {
+            let minter = Minter::new(settings.id.as_str()).map_err(|e| e.to_string())?;
+            write_jwks(&settings, &minter).map_err(|e| e.to_string())?;
+            let own = members::objects(&settings)?;
+            Controller::start(Arc::new(settings.clone()), own, minter, machine.clone())
+                .map_err(|e| e.to_string())
+        };
+        controllers.push(started().map_err(|reason| Error::Cluster {
+            cluster: settings.id.clone(),
+            reason,
+        })?);
+    }
+    let down = Arc::new(Notify::new());
+    let mut sandbox = Sandbox {
+        dir: dir.to_owned(),
+        machine,
+        controllers,
+        published: Vec::new(),
+        down: down.clone(),
+    };
+
+    doing("control planes, gateways and workloads");
+    tokio::select! {
+        up = wait_until_ready(&sandbox, Duration::from_secs(options.patience)) => up?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
+    sandbox.published = publish_gateways(&sandbox, listeners);
+
+    let path = dir.join(socket::FILE);
+    let _ = std::fs::remove_file(&path);
+    let listener =
+        tokio::net::UnixListener::bind(&path).map_err(Error::io(format!("listen at {}", path.display())))?;
+    let sandbox = Arc::new(sandbox);
+    let server = tokio::spawn(socket::serve(listener, sandbox.clone()));
+    say(progress, &Step::Ready(Box::new(sandbox.report())));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = down.notified() => {}
+        ended = server => {
+            tracing::error!(?ended, "the control socket ended");
+        }
+    }
+    sandbox.end(GRACE).await;
+    Ok(())
+}
+
+fn settings(dir: &Path, options: &Options, network: &Network) -> Result<Vec<ClusterSettings>> {
+    let mut all = Vec::new();
+    for id in &options.clusters {
+        let addresses = network.add_cluster(id)?;
+        all.push(ClusterSettings {
+            id: id.clone(),
+            network: NetworkId(format!("{id}-net")),
+            mesh_id: options.mesh_id.clone(),
+            trust_domain: options.trust_domain.clone(),
+            addresses,
+            dir: dir.join(id.as_str()),
+            peers: peers(id, &options.clusters),
+            workload_cert_ttl: options.workload_cert_ttl.map(Duration::from_secs),
+        });
+    }
+    Ok(all)
+}
+
+/// Each cluster is told of the others' east-west gateways by the names that the internet's DNS has.
+fn peers(id: &ClusterId, clusters: &[ClusterId]) -> Vec<(ClusterId, String)> {
+    clusters
+        .iter()
+        .filter(|other| *other != id)
+        .map(|other| (other.clone(), format!("eastwest.{other}.example.net:{EAST_WEST}")))
+        .collect()
+}
+
+fn copy_samples(from: &Path, to: &Path) -> Result<()> {
+    let failed = |path: &Path| Error::io(format!("copy the samples of {}", path.display()));
+    std::fs::create_dir_all(to).map_err(failed(to))?;
+    for entry in std::fs::read_dir(from).map_err(failed(from))? {
+        let entry = entry.map_err(failed(from))?;
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_samples(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target).map_err(failed(&entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every pod is ready, and says which are not when patience ends.
+async fn wait_until_ready(sandbox: &Sandbox, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    loop {
+        let mut missing = Vec::new();
+        let mut pods = 0;
+        for controller in &sandbox.controllers {
+            for (record, status) in controller.pods() {
+                pods += 1;
+                if status.as_ref().is_some_and(PodStatus::ready) {
+                    continue;
+                }
+                let reasons: Vec<_> = status
+                    .iter()
+                    .flat_map(|s| &s.containers)
+                    .filter(|(_, c)| !c.ready)
+                    .map(|(name, c)| format!("{name}: {}", c.reason))
+                    .collect();
+                missing.push(format!("{} ({})", record.key, reasons.join(", ")));
+            }
+        }
+        if pods > 0 && missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(Error::NotReady {
+                seconds: patience.as_secs(),
+                pods: missing,
+                dir: sandbox.dir.clone(),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Joins the host's listeners to port 80 of the clusters' ingress gateways, in order of their names.
+fn publish_gateways(sandbox: &Sandbox, listeners: Vec<TcpListener>) -> Vec<Published> {
+    let mut listeners = listeners.into_iter();
+    let mut published = Vec::new();
+    for controller in &sandbox.controllers {
+        let gateways = controller.published();
+        let ingress: Vec<(&String, Ipv4Addr)> = gateways
+            .iter()
+            .filter(|(_, (_, ports))| ports.contains(&80))
+            .map(|(s, (a, _))| (s, *a))
+            .collect();
+        for (service, address) in ingress {
+            let Some(listener) = listeners.next() else {
+                return published;
+            };
+            let Ok(host) = listener.local_addr() else { continue };
+            tokio::spawn(publish(listener, SocketAddr::from((address, 80))));
+            published.push(Published {
+                cluster: controller.settings().id.clone(),
+                service: service.clone(),
+                port: 80,
+                address: host,
+            });
+        }
+    }
+    published
+}
