@@ -7,6 +7,7 @@ pub mod exec;
 pub mod peer;
 pub mod proxy_status;
 pub mod resources;
+pub mod sample;
 pub mod sandbox;
 pub mod version;
 
@@ -50,6 +51,8 @@ pub enum Command {
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::Args),
     Peer(peer::Args),
+    Fetch(sample::Fetch),
+    Sample(sample::Sample),
     /// Make and show the certificates that let clusters trust each other.
     Certs(certs::Args),
     /// Print the version and what this binary was built from.
@@ -72,6 +75,8 @@ impl Command {
             Self::ProxyStatus(args) => proxy_status::run(args),
             Self::Peer(args) => peer::run(args),
             Self::AdminGet(args) => admin::run(args),
+            Self::Fetch(args) => sample::fetch(args),
+            Self::Sample(args) => sample::sample(args),
             Self::SandboxSupervisor(args) => demo::supervise(args),
             Self::Certs(args) => certs::run(args),
             Self::Version(args) => version::run(args),

@@ -20,6 +20,7 @@
 
 pub mod bookinfo;
 pub mod echo;
+pub mod fetch;
 pub mod http;
 pub mod httpbin;
 mod idle;
