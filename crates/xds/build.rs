@@ -68,6 +68,8 @@ const FOLDERS: &[&str] = &[
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    // Another envoy-types has other descriptors.
+    println!("cargo::rerun-if-changed=../../Cargo.lock");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let protos = envoy_types()?.join("proto");
     let includes: Vec<PathBuf> = [
@@ -134,12 +136,25 @@ impl FileResolver for Sources {
 /// Where cargo keeps the sources of `envoy-types`.
 fn envoy_types() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let manifest = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
-    let output = Command::new(std::env::var("CARGO")?)
-        .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
-        .arg(manifest)
-        .output()?;
+    let target = std::env::var("TARGET")?;
+    let cargo = std::env::var("CARGO")?;
+    let metadata = |more: &[&str]| {
+        Command::new(&cargo)
+            .args(["metadata", "--format-version=1", "--manifest-path"])
+            .arg(&manifest)
+            // A build downloads what its target needs, and no more; other platforms' crates may be missing.
+            .args(["--filter-platform", &target])
+            .args(more)
+            .output()
+    };
+    let mut output = metadata(&["--offline"])?;
     if !output.status.success() {
-        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
+        // Listing needs the crates of tests as well, which a first build has not fetched yet.
+        output = metadata(&[])?;
+    }
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("cargo metadata (`cargo fetch` may help): {reason}").into());
     }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let package = metadata["packages"]
