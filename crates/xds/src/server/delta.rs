@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::session::{Answer, Limits, Mode, ProtocolError, Sent, Session, TypeStatus};
+use super::report::{Answer, Limits, ProtocolError, Sent, TypeStatus};
+use super::session::Session;
+use super::watch::Mode;
 use crate::envoy::service::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
 };

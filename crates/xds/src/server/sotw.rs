@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::session::{Answer, Limits, Mode, ProtocolError, Sent, Session, TypeStatus};
+use super::report::{Answer, Limits, ProtocolError, Sent, TypeStatus};
+use super::session::Session;
+use super::watch::Mode;
 use crate::envoy::service::discovery::{DiscoveryRequest, DiscoveryResponse};
 use crate::resource::{Resources, TypeUrl, Version};
 

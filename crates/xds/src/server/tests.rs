@@ -222,6 +222,41 @@ fn newer_states_merge_while_an_answer_is_awaited() {
     assert_eq!(client.settle(), ["cds +a +c", "lds +a +c"], "b was never sent");
 }
 
+// "Resource warming": a client may accept clusters only when it has their endpoints.
+#[test]
+fn what_a_client_warms_with_is_sent_even_while_newer_clusters_wait() {
+    let mut client = Delta::with(mesh(&[("a", "1")]));
+    client.subscribe(TypeUrl::Cds, &[]);
+    client.subscribe(TypeUrl::Lds, &[]);
+    let clusters = client.next().unwrap();
+    let listeners = client.next().unwrap();
+    client.0.publish(mesh(&[("a", "2"), ("b", "1")]));
+    assert_eq!(client.next(), None);
+    client.subscribe(TypeUrl::Eds, &["a"]);
+    let endpoints = client.next().unwrap();
+    assert_eq!(said(&endpoints), "eds +a");
+    client.ack(&endpoints);
+    client.subscribe(TypeUrl::Rds, &["a"]);
+    assert_eq!(
+        client.next(),
+        None,
+        "routes may name clusters that are not there yet"
+    );
+    client.ack(&clusters);
+    let newer = client.next().unwrap();
+    assert_eq!(said(&newer), "cds +a +b");
+    let routes = client.next().unwrap();
+    assert_eq!(
+        said(&routes),
+        "rds +a",
+        "the listener that waits for its answer waits for these"
+    );
+    for response in [newer, routes, listeners] {
+        client.ack(&response);
+    }
+    assert_eq!(client.settle(), ["lds +a +b"]);
+}
+
 #[test]
 fn a_refused_resource_comes_again_only_when_something_changes() {
     let mut client = Delta::with(mesh(&[("a", "1"), ("b", "1")]));
