@@ -6,6 +6,7 @@ pub mod demo;
 pub mod exec;
 pub mod peer;
 pub mod proxy_status;
+pub mod redirect;
 pub mod resources;
 pub mod sample;
 pub mod sandbox;
@@ -55,6 +56,8 @@ pub enum Command {
     Sample(sample::Sample),
     /// Make and show the certificates that let clusters trust each other.
     Certs(certs::Args),
+    /// Redirect a pod's traffic through its proxy, in this network namespace.
+    Redirect(redirect::Args),
     /// Print the version and what this binary was built from.
     Version(version::Args),
     #[command(hide = true)]
@@ -79,6 +82,7 @@ impl Command {
             Self::Sample(args) => sample::sample(args),
             Self::SandboxSupervisor(args) => demo::supervise(args),
             Self::Certs(args) => certs::run(args),
+            Self::Redirect(args) => redirect::run(args),
             Self::Version(args) => version::run(args),
         }
     }

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use super::{Plan, Selection};
 use crate::{Error, Result};
 
-const PREFIX: &str = "traffic.sidecar.istio.io/";
+/// What the names of all annotations about capture begin with.
+pub const ANNOTATION_PREFIX: &str = "traffic.sidecar.istio.io/";
 /// An annotation with more entries than this is refused rather than programmed.
 const ENTRIES_MAX: usize = 4096;
 
@@ -17,7 +18,7 @@ impl Plan {
     /// unknown one under this prefix is an error, since it would be silently without effect.
     pub fn with_annotations(mut self, annotations: &BTreeMap<String, String>) -> Result<Self> {
         for (key, value) in annotations {
-            let Some(name) = key.strip_prefix(PREFIX) else {
+            let Some(name) = key.strip_prefix(ANNOTATION_PREFIX) else {
                 continue;
             };
             let wrong = |value: &str, reason| Error::Annotation {
@@ -85,6 +86,19 @@ pub fn resolvers(resolv_conf: &str) -> Selection<IpAddr> {
         }
     }
     Selection::Only(servers)
+}
+
+/// Annotations as Kubernetes' downward API writes them to a file: `NAME="VALUE"`, a line each, the value
+/// quoted as Go quotes strings. Lines of another form are not annotations about capture and are passed over.
+pub fn downward_annotations(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            let value = value.trim().strip_prefix('"')?.strip_suffix('"')?;
+            // What is escaped stays so: nothing about capture holds it, and the plan refuses it by name.
+            Some((name.trim().to_owned(), value.to_owned()))
+        })
+        .collect()
 }
 
 fn entries(value: &str) -> impl Iterator<Item = &str> {

@@ -29,7 +29,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use annotations::resolvers;
+pub use annotations::{ANNOTATION_PREFIX, downward_annotations, resolvers};
 
 use crate::{Result, nft};
 

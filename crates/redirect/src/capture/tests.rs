@@ -68,6 +68,15 @@ fn annotations_change_the_plan() {
 }
 
 #[test]
+fn the_downward_api_is_read() {
+    let text = "kubernetes.io/config.seen=\"2026-08-01T10:00:00Z\"\ntraffic.sidecar.istio.io/excludeInboundPorts=\"22,23\"\nother=\"a\\nb\"\nbroken\n";
+    let plan = Plan::default()
+        .with_annotations(&downward_annotations(text))
+        .unwrap();
+    assert_eq!(plan.exclude_inbound, [22, 23].into());
+}
+
+#[test]
 fn resolvers_are_those_of_resolv_conf() {
     let conf = "# comment\nnameserver 10.96.0.10\nsearch a b\nnameserver fe80::1%eth0\nnameserver 10.96.0.10\nnameserver x\n";
     let Selection::Only(servers) = resolvers(conf) else {

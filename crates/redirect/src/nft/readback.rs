@@ -2,16 +2,20 @@
 
 use super::batch::{
     NFGEN, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM,
-    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_TABLE_NAME, hook_kind, hook_number, inet,
-    kind,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_NAME,
+    hook_kind, hook_number, inet, kind,
 };
 use super::expression::{Sets, write};
 use super::{Rule, Table};
-use crate::netlink::{Attributes, Message, Protocol, Socket, Subject};
+use crate::netlink::{Attributes, HEADER, Message, Protocol, Socket, Subject};
 use crate::{Error, Result};
 
 /// Name of an expression and its attributes, by number.
 type Expression = (String, Vec<(u16, Vec<u8>)>);
+
+/// Keys of a set, with what they map to, in order.
+type Elements = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// A table as the kernel holds it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -137,7 +141,7 @@ pub fn read(name: &str) -> Result<Option<Installed>> {
     Ok(Some(installed))
 }
 
-/// Whether the kernel holds exactly `table`: its chains at their hooks, and every rule.
+/// Whether the kernel holds exactly `table`: its chains at their hooks, every rule, and what they look up.
 pub fn verify(table: &Table) -> Result<()> {
     let differs = |difference: String| {
         Err(Error::Differs {
@@ -175,7 +179,14 @@ pub fn verify(table: &Table) -> Result<()> {
             ));
         }
         for (i, (rule, there)) in chain.rules.iter().zip(rules).enumerate() {
-            if !same(&programmed(rule)?, &there.expressions) {
+            let (expressions, sets) = programmed(rule)?;
+            let mut found = same(&expressions, &there.expressions);
+            if found {
+                for (set, name) in sets.iter().zip(looked_up(&there.expressions)) {
+                    found &= *set == elements(&table.name, &name)?;
+                }
+            }
+            if !found {
                 return differs(format!("chain {}: rule {} is not `{rule}`", chain.name, i + 1));
             }
         }
@@ -183,14 +194,71 @@ pub fn verify(table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// The expressions that `rule` was programmed with.
-fn programmed(rule: &Rule) -> Result<Vec<Expression>> {
+/// The expressions that `rule` was programmed with, and the sets they look things up in.
+fn programmed(rule: &Rule) -> Result<(Vec<Expression>, Vec<Elements>)> {
     let mut m = Message::new(0, 0);
-    write(rule, &mut Sets::default(), &mut m);
+    let mut sets = Sets::default();
+    write(rule, &mut sets, &mut m);
     let bytes = m.finish(0)?;
-    read_expressions(Attributes::new(
-        bytes.get(crate::netlink::HEADER..).unwrap_or_default(),
-    ))
+    let expressions = read_expressions(Attributes::new(bytes.get(HEADER..).unwrap_or_default()))?;
+    let sets = sets
+        .wanted
+        .into_iter()
+        .map(|s| {
+            let mut elements = s.elements;
+            elements.sort();
+            elements
+        })
+        .collect();
+    Ok((expressions, sets))
+}
+
+/// Names of the sets that a rule looks things up in, in order.
+fn looked_up(expressions: &[Expression]) -> Vec<String> {
+    let text =
+        |v: &[u8]| String::from_utf8_lossy(v.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+    expressions
+        .iter()
+        .filter(|(name, _)| name == "lookup")
+        .filter_map(|(_, attributes)| attributes.iter().find(|(k, _)| *k == 1).map(|(_, v)| text(v)))
+        .collect()
+}
+
+/// What the kernel holds in a set.
+fn elements(table: &str, set: &str) -> Result<Elements> {
+    let mut elements = Vec::new();
+    let mut m = Message::new(kind(libc::NFT_MSG_GETSETELEM), 0);
+    m.fixed(&inet())
+        .text(NFTA_SET_ELEM_LIST_TABLE, table)
+        .text(NFTA_SET_ELEM_LIST_SET, set);
+    let subject = Subject {
+        operation: "read set",
+        object: set,
+    };
+    Socket::open(Protocol::Netfilter)?.dump(m, subject, |frame| {
+        if frame.kind != kind(libc::NFT_MSG_NEWSETELEM) {
+            return Ok(());
+        }
+        let (_, attributes) = frame.split(NFGEN)?;
+        let Some(list) = attributes.find(NFTA_SET_ELEM_LIST_ELEMENTS)? else {
+            return Ok(());
+        };
+        for element in list.nested() {
+            let element = element?.nested();
+            let value = |kind| -> Result<Option<Vec<u8>>> {
+                let Some(holder) = element.clone().find(kind)? else {
+                    return Ok(None);
+                };
+                Ok(holder.nested().find(1)?.map(|v| v.value.to_vec()))
+            };
+            if let Some(key) = value(NFTA_SET_ELEM_KEY)? {
+                elements.push((key, value(NFTA_SET_ELEM_DATA)?));
+            }
+        }
+        Ok(())
+    })?;
+    elements.sort();
+    Ok(elements)
 }
 
 /// Everything that was programmed is there; the kernel may add what it defaults. Which number an

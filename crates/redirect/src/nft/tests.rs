@@ -176,6 +176,27 @@ fn the_kernel_takes_it_and_gives_it_back() {
         let e = verify(&changed).unwrap_err().to_string();
         assert!(e.contains("chain dnat: rule 2"), "{e}");
 
+        // So is one target of a balanced translation, and one port of a set.
+        let mut changed = t.clone();
+        changed.chains[0].rules[0].verdict = Verdict::Dnat(vec![
+            "10.0.0.1:8080".parse().unwrap(),
+            "10.0.0.2:8082".parse().unwrap(),
+        ]);
+        assert!(
+            verify(&changed)
+                .unwrap_err()
+                .to_string()
+                .contains("chain dnat: rule 1")
+        );
+        let mut changed = t.clone();
+        changed.chains[2].rules[0].matches[1] = Match::Ports([80, 444].into());
+        assert!(
+            verify(&changed)
+                .unwrap_err()
+                .to_string()
+                .contains("chain more: rule 1")
+        );
+
         // A program that the kernel refuses leaves what was there.
         let mut refused = t.clone();
         refused.chains[2].rule([], Verdict::Masquerade);
