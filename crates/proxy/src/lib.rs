@@ -12,6 +12,8 @@
 //!                       listener ▶ tls ▶ http | tcp ▶ upstream
 //! ```
 
+pub mod admin;
+pub mod agent;
 pub mod config;
 pub mod http;
 pub mod listener;

@@ -5,6 +5,7 @@ pub mod certs;
 pub mod demo;
 pub mod exec;
 pub mod peer;
+pub mod proxy;
 pub mod proxy_status;
 pub mod redirect;
 pub mod resources;
@@ -56,6 +57,8 @@ pub enum Command {
     Sample(sample::Sample),
     /// Make and show the certificates that let clusters trust each other.
     Certs(certs::Args),
+    /// Run a proxy: sidecar, gateway, or from a static bootstrap file.
+    Proxy(proxy::Args),
     /// Redirect a pod's traffic through its proxy, in this network namespace.
     Redirect(redirect::Args),
     /// Print the version and what this binary was built from.
@@ -75,6 +78,7 @@ impl Command {
             Self::Apply(args) => resources::apply(args),
             Self::Delete(args) => resources::delete(args),
             Self::Get(args) => resources::get(args),
+            Self::Proxy(args) => proxy::run(args),
             Self::ProxyStatus(args) => proxy_status::run(args),
             Self::Peer(args) => peer::run(args),
             Self::AdminGet(args) => admin::run(args),
