@@ -32,4 +32,6 @@ pub use settings::ClusterSettings;
 pub use token::{AUDIENCE, ISSUER, MintError, Minter};
 
 #[cfg(test)]
+mod samples_tests;
+#[cfg(test)]
 mod tests;
