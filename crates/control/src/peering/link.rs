@@ -1,7 +1,10 @@
 //! One peer: dialled for as long as the control plane lives, listened to, believed within bounds.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_model::{ClusterId, SpiffeId};
@@ -26,6 +29,8 @@ const MOST_SERVICES: usize = 50_000;
 const LARGEST_RESPONSE: usize = 16 << 20;
 /// How long a connection, and then its TLS and HTTP/2 handshakes, may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// An address of a peer is given at least this long.
+const SHORTEST_TRY: Duration = Duration::from_millis(500);
 /// Signs of life that may be missing before a peer counts as silent.
 const MISSED: u32 = 3;
 /// A changed state is written to disk this long after the change, so that many changes are one write.
@@ -144,6 +149,7 @@ impl Link {
             own: config.cluster.clone(),
             address: self.address.clone(),
             tls: LiveClient::new(config.credentials.clone(), expected, options),
+            attempts: AtomicUsize::new(0),
         }
     }
 
@@ -374,13 +380,39 @@ struct Dialler {
     own: ClusterId,
     address: String,
     tls: LiveClient,
+    /// Counts up, so that each attempt begins with another address of the gateway.
+    attempts: AtomicUsize,
+}
+
+impl Dialler {
+    /// Tries the addresses that the name has now, each for its share of the time: one that swallows
+    /// everything must not hide the others.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(&self.address).await?.collect();
+        if addresses.is_empty() {
+            return Err(io::Error::other("the name has no address"));
+        }
+        let first = self.attempts.fetch_add(1, Ordering::Relaxed) % addresses.len();
+        addresses.rotate_left(first);
+        let share = (CONNECT / 2 / u32::try_from(addresses.len()).unwrap_or(u32::MAX)).max(SHORTEST_TRY);
+        let mut last = io::Error::other("no address was tried");
+        for address in addresses {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::Error::other(format!("{address} does not answer")),
+            }
+        }
+        Err(last)
+    }
 }
 
 impl Dial for Dialler {
     async fn dial(&self) -> Result<Io, DialError> {
         let (cluster, address) = (&self.cluster, &self.address);
         let tls = self.tls.current()?;
-        let stream = TcpStream::connect(address)
+        let stream = self
+            .connect()
             .await
             .map_err(|e| format!("cannot connect to the gateway of {cluster} at {address}: {e}"))?;
         stream.set_nodelay(true)?;
@@ -388,7 +420,7 @@ impl Dial for Dialler {
         let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|e| {
             // A gateway closes without a word when it has nobody behind it by this name.
             let hint = match e.kind() {
-                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset => {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                     ": the gateway passes SNI on to no control plane, or it is no mesh gateway"
                 }
                 _ => "",

@@ -129,12 +129,17 @@ fn sync_of(open: &Open) -> Value {
         ("connected_seconds".to_owned(), json!(since(open.since))),
         ("synced".to_owned(), json!(open.types.iter().all(|t| t.synced))),
     ]);
-    let nonce = |sent: &Option<(isthmus_xds::Version, String)>| match sent {
-        Some((_, nonce)) => json!(nonce),
-        None => json!(""),
-    };
     for ty in &open.types {
         let name = long_name(&ty.ty);
+        // A proxy that came back with everything was sent nothing: what it holds stands for a nonce.
+        let held = if ty.sent.is_none() && ty.synced && ty.resources > 0 {
+            "held"
+        } else {
+            ""
+        };
+        let nonce = |sent: &Option<(isthmus_xds::Version, String)>| {
+            json!(sent.as_ref().map_or(held, |(_, nonce)| nonce.as_str()))
+        };
         status.insert(format!("{name}_sent"), nonce(&ty.sent));
         status.insert(format!("{name}_acked"), nonce(&ty.acked));
         if let Some(error) = &ty.error {

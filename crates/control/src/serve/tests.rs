@@ -217,6 +217,38 @@ async fn a_proxy_that_proves_itself_is_told_its_configuration() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_comes_back_is_sent_nothing_and_counts_as_synced() {
+    let us = Mesh::new().cluster("us");
+    let plane = us.control_plane(&[], None);
+    plane.configuration.resources.send_replace(resources());
+    let mut first = Workload::with_certificate(&plane, &us).start(ID, Protocol::Delta);
+    let told = update(&mut first).await;
+    first.ack(&told);
+    drop(first);
+
+    let mut config = Config::new(Node {
+        id: ID.into(),
+        ..Default::default()
+    });
+    let held = told
+        .added
+        .iter()
+        .map(|r| (told.ty.clone(), r.name.clone(), r.version.clone()));
+    config.held = held.collect();
+    let again = Client::start(config, Workload::with_certificate(&plane, &us));
+    again.subscribe(TypeUrl::Cds, Wanted::All);
+    let mut shown = String::new();
+    for _ in 0..3000 {
+        shown = plane.get(plane.addresses.http, "/debug/syncz").await.1;
+        if shown.contains("\"cluster_sent\": \"held\"") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(shown.contains("\"cluster_acked\": \"held\""), "{shown}");
+}
+
+#[tokio::test]
 async fn streams_without_proof_or_under_a_false_name_are_refused() {
     let mesh = Mesh::new();
     let (us, eu) = (mesh.cluster("us"), mesh.cluster("eu"));
