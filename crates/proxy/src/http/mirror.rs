@@ -9,7 +9,7 @@ use crate::upstream::pool::acquire;
 use crate::worker::Worker;
 
 use super::body::{OutgoingBody, RequestSource};
-use super::request::{outgoing, wire_of};
+use super::outgoing::{outgoing, wire_of};
 use super::route::without_port;
 use super::stream::{RequestHead, Upstream};
 

@@ -8,6 +8,7 @@
 //! [`request::serve`] is the request path, one function from top to bottom. It knows the stream types of
 //! [`stream`] and no engine.
 
+pub mod attempt;
 pub mod body;
 pub mod connection;
 pub mod executor;
@@ -15,8 +16,10 @@ pub mod filters;
 pub mod grpc;
 pub mod head;
 pub mod headers;
+pub mod limits;
 pub mod local_reply;
 pub mod mirror;
+pub mod outgoing;
 pub mod request;
 pub mod retry;
 pub mod route;

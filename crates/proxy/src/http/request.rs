@@ -1,44 +1,39 @@
 //! The request path, read from top to bottom: admission, route, filters, attempts, answer, record.
 
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{LOCATION, SERVER, SET_COOKIE, UPGRADE};
-use http::{HeaderValue, Method, StatusCode, Uri, Version, response};
+use http::{HeaderValue, Method, StatusCode, Version, response};
 use http_body::Frame;
 
-use crate::config::Cluster;
-use crate::config::cluster::{Discovery, UpstreamVersion};
+use crate::config::RouteTable;
 use crate::config::http_filter::HttpFilter;
 use crate::config::listener::{HttpManager, NetworkFilter, Routes, TrafficDirection};
-use crate::config::route::{Action, Forward, HashPolicy, HostRewrite, RouteTable};
+use crate::config::route::{Action, Forward, HostRewrite, Target};
 use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::hash::xxh64;
-use crate::upstream::host::{bump, hedge_after};
-use crate::upstream::pool::{Lease, Wire, acquire};
-use crate::upstream::{Busy, ClusterState, Evidence, Held, Host, PickContext};
+use crate::upstream::host::bump;
+use crate::upstream::{Evidence, Held};
 use crate::worker::Worker;
 
-use super::body::{OutgoingBody, REPLAY_CAP};
+use super::attempt::{Attempts, Failure, Verdict, judge, pause};
+use super::body::REPLAY_CAP;
 use super::connection::{HttpConnection, InFlight};
 use super::filters::{self, CorsVerdict};
-use super::headers::{self, ATTEMPT_COUNT, NOT_DELIVERED, ORIGINAL_PATH, SERVICE_TIME};
+use super::headers::{self, NOT_DELIVERED, ORIGINAL_PATH, SERVICE_TIME};
+use super::limits::Limits;
 use super::local_reply::LocalReply;
+use super::outgoing::{hash_of, wire_of};
 use super::retry::{Outcome, Retries};
 use super::route::{self, Match, NoMatch};
-use super::stream::{Broken, Downstream, RequestHead, Upstream, answer};
+use super::stream::{Broken, Downstream, RequestHead, answer};
 use super::upgrade::{self, Tunnel};
 use super::{grpc, mirror};
-
-/// How often a request that was never sent, since its pooled connection had gone, moves to another one.
-const MOST_STALE: u32 = 8;
 
 /// Serves one request to its end.
 pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Downstream) {
@@ -195,7 +190,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
 
     // The request as the upstream shall see it.
     let member = match (&forward.target, member) {
-        (crate::config::route::Target::Weighted { clusters, .. }, Some(at)) => clusters.get(at),
+        (Target::Weighted { clusters, .. }, Some(at)) => clusters.get(at),
         _ => None,
     };
     if let Some(rewrite) = &forward.path_rewrite {
@@ -557,395 +552,4 @@ fn whole_timeout(forward: &Forward, head: &RequestHead) -> Option<Duration> {
         .zip(grpc::timeout(&head.headers))
         .map(|(most, asked)| asked.min(most));
     asked.or(forward.timeout)
-}
-
-/// What carries a request to a cluster.
-pub fn wire_of(cluster: &Cluster, head: &RequestHead, upgrade: bool) -> Wire {
-    if upgrade {
-        return Wire::Http1;
-    }
-    match cluster.http.version {
-        UpstreamVersion::Http1 => Wire::Http1,
-        UpstreamVersion::Http2 => Wire::Http2,
-        UpstreamVersion::Downstream if head.version == Version::HTTP_2 => Wire::Http2,
-        UpstreamVersion::Downstream => Wire::Http1,
-        UpstreamVersion::Alpn => Wire::ByAlpn,
-    }
-}
-
-/// The request for the engine; `None` when authority or path cannot be sent.
-pub fn outgoing(head: &RequestHead, http2: bool, body: OutgoingBody) -> Option<http::Request<OutgoingBody>> {
-    let path = if head.path.is_empty() {
-        "/"
-    } else {
-        head.path.as_str()
-    };
-    let mut request = http::Request::new(body);
-    if http2 {
-        *request.uri_mut() = Uri::builder()
-            .scheme(head.scheme)
-            .authority(head.authority.as_str())
-            .path_and_query(path)
-            .build()
-            .ok()?;
-        *request.version_mut() = Version::HTTP_2;
-    } else {
-        *request.uri_mut() = path.parse().ok()?;
-    }
-    *request.method_mut() = head.method.clone();
-    *request.headers_mut() = head.headers.clone();
-    if !http2 {
-        let host = HeaderValue::from_str(&head.authority).ok()?;
-        request.headers_mut().insert(http::header::HOST, host);
-    }
-    Some(request)
-}
-
-/// The request's hash for consistent balancing, and a cookie to set when one was made for it.
-fn hash_of(
-    policies: &[HashPolicy],
-    head: &RequestHead,
-    record: &Record,
-    cx: &Worker,
-) -> (Option<u64>, Option<HeaderValue>) {
-    let mut hash: Option<u64> = None;
-    let mut set = None;
-    for policy in policies {
-        let key = match policy {
-            HashPolicy::Header(name) => head.headers.get(name).map(|v| v.as_bytes().to_vec()),
-            HashPolicy::Query(name) => head.view().query_value(name).map(|v| v.as_bytes().to_vec()),
-            HashPolicy::SourceIp => Some(record.story.client.ip().to_string().into_bytes()),
-            HashPolicy::Cookie { name, ttl, path } => match cookie(head, name) {
-                Some(value) => Some(value.into_bytes()),
-                None => ttl.map(|ttl| {
-                    let value = format!("{:016x}", cx.rng.next());
-                    let mut text = format!("{name}=\"{value}\"");
-                    if !ttl.is_zero() {
-                        text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
-                    }
-                    if !path.is_empty() {
-                        text.push_str(&format!("; Path={path}"));
-                    }
-                    text.push_str("; HttpOnly");
-                    set = HeaderValue::from_str(&text).ok();
-                    value.into_bytes()
-                }),
-            },
-        };
-        if let Some(key) = key {
-            let next = xxh64(&key, 0);
-            hash = Some(hash.map_or(next, |h| h.rotate_left(1) ^ next));
-        }
-    }
-    (hash, set)
-}
-
-fn cookie(head: &RequestHead, name: &str) -> Option<String> {
-    head.headers
-        .get_all(http::header::COOKIE)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(n, _)| *n == name)
-        .map(|(_, v)| v.trim_matches('"').to_owned())
-}
-
-/// The clocks of one request.
-struct Limits {
-    start: Instant,
-    whole: Option<Duration>,
-    idle: Option<Duration>,
-}
-
-/// Which clock ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Late {
-    Whole,
-    PerTry,
-    Idle,
-}
-
-impl Late {
-    fn after_head(self) -> (Flags, &'static str) {
-        match self {
-            Self::Whole | Self::PerTry => (Flags::UT, "response_timeout"),
-            Self::Idle => (Flags::SI, "stream_idle_timeout"),
-        }
-    }
-}
-
-impl Limits {
-    /// Runs a step of the request under its clocks. The whole-request clock starts when the downstream has
-    /// sent everything, as Envoy's does.
-    async fn within<T>(
-        &self,
-        per_try: Option<Duration>,
-        down: &Downstream,
-        step: impl Future<Output = T>,
-    ) -> Result<T, Late> {
-        let whole = async {
-            let Some(whole) = self.whole.filter(|d| !d.is_zero() && *d < Duration::MAX) else {
-                return std::future::pending().await;
-            };
-            down.body.ended().await;
-            let ended = down.body.ended_after().unwrap_or_default();
-            tokio::time::sleep_until((self.start + ended + whole).into()).await;
-        };
-        let one_try = async {
-            match per_try.filter(|d| !d.is_zero()) {
-                Some(d) => tokio::time::sleep(d).await,
-                None => std::future::pending().await,
-            }
-        };
-        let idle = async {
-            let Some(idle) = self.idle.filter(|d| !d.is_zero() && *d < Duration::MAX) else {
-                return std::future::pending().await;
-            };
-            loop {
-                let before = down.body.received();
-                tokio::time::sleep(idle).await;
-                if down.body.received() == before {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            done = step => Ok(done),
-            () = whole => Err(Late::Whole),
-            () = one_try => Err(Late::PerTry),
-            () = idle => Err(Late::Idle),
-        }
-    }
-}
-
-/// Why an attempt brought no answer.
-#[derive(Debug)]
-enum Failure {
-    Connect(ConnectError),
-    Broken(Broken),
-    Late(Late),
-    Unsendable,
-}
-
-impl Failure {
-    fn outcome(&self) -> Option<Outcome<'_>> {
-        match self {
-            Self::Connect(error) => Some(Outcome::Connect(error)),
-            Self::Broken(broken) => Some(Outcome::Broken(broken)),
-            Self::Late(Late::PerTry) => Some(Outcome::PerTryTimeout),
-            Self::Late(_) | Self::Unsendable => None,
-        }
-    }
-
-    fn reply(&self, retried: bool) -> LocalReply {
-        match self {
-            Self::Connect(error) => LocalReply::no_connection(error, retried),
-            Self::Broken(broken) => LocalReply::broken(broken, retried),
-            Self::Late(Late::PerTry) => LocalReply::timeout("upstream_per_try_timeout"),
-            Self::Late(Late::Whole) => LocalReply::timeout("response_timeout"),
-            Self::Late(Late::Idle) => LocalReply::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "stream timeout",
-                "stream_idle_timeout",
-                Flags::SI,
-            ),
-            Self::Unsendable => LocalReply::new(
-                StatusCode::BAD_REQUEST,
-                "",
-                "invalid_authority_or_path",
-                Flags::DPE,
-            ),
-        }
-    }
-}
-
-/// Whether the application answered.
-enum Verdict {
-    Answered,
-    NotDelivered,
-}
-
-/// Takes note of an answer for outlier detection.
-fn judge(cluster: &Rc<ClusterState>, upstream: &Upstream) -> Verdict {
-    let lease = upstream.lease();
-    let proved = lease
-        .link()
-        .tls
-        .as_ref()
-        .is_some_and(|t| t.verified && !t.uris.is_empty());
-    if proved && upstream.head.headers.contains_key(&NOT_DELIVERED) {
-        match lease.host().gateway() {
-            // The pod behind this connection is dead, the gateway is not.
-            Some(_) => lease.doom(),
-            None => cluster.note(lease.host(), Evidence::LocalFailure),
-        }
-        return Verdict::NotDelivered;
-    }
-    let pod = upstream
-        .head
-        .headers
-        .get(&peer::METADATA_ID)
-        .and_then(|v| v.to_str().ok());
-    // gRPC failures that mean the server is unwell count as Envoy maps them.
-    let status = match grpc::status_in(&upstream.head.headers) {
-        Some(14) => 503,
-        Some(2 | 13 | 15) => 500,
-        _ => upstream.head.status.as_u16(),
-    };
-    lease.note_status(status, pod);
-    Verdict::Answered
-}
-
-async fn pause(retries: &Retries<'_>, cx: &Worker, attempts: &mut Attempts<'_>) {
-    if !retries.avoids_tried() {
-        attempts.tried.clear();
-    }
-    tokio::time::sleep(retries.pause(&cx.rng)).await;
-}
-
-/// What every attempt of one request shares.
-struct Attempts<'a> {
-    cx: &'a Rc<Worker>,
-    cluster: &'a Rc<ClusterState>,
-    hash: Option<u64>,
-    original: Option<std::net::SocketAddr>,
-    wire: Wire,
-    auto_host: bool,
-    /// Tell peers of the mesh who we are.
-    announce: bool,
-    upgrade: Option<&'a str>,
-    include_count: bool,
-    tried: Vec<Rc<Host>>,
-    /// A byte of the request may have reached an upstream.
-    delivered: bool,
-}
-
-impl Attempts<'_> {
-    /// One attempt: a host, a connection, the request, the head of the answer.
-    async fn make(
-        &mut self,
-        down: &Downstream,
-        record: &mut Record,
-        number: u32,
-    ) -> Result<(Upstream, Busy), Failure> {
-        let mut stale = 0;
-        loop {
-            let authority: Option<Rc<str>> = Some(Rc::from(down.head.authority.as_str()));
-            let (host, lease) = match self.lease(authority).await {
-                Ok(leased) => leased,
-                Err(error) => {
-                    if let Some(host) = self.tried.last() {
-                        record.attempt(host, None);
-                    }
-                    return Err(Failure::Connect(error));
-                }
-            };
-            record.attempt(&host, Some(&lease));
-            let mut head = down.head.clone();
-            if self.include_count {
-                head.headers.insert(ATTEMPT_COUNT, number.into());
-            }
-            if self.auto_host
-                && let Some(name) = &host.endpoint().hostname
-            {
-                head.authority = name.to_string();
-            }
-            let in_mesh = lease.link().tls.as_ref().is_some_and(|t| !t.uris.is_empty());
-            if self.announce
-                && in_mesh
-                && let Some((metadata, id)) = &self.cx.telemetry.peers.headers
-            {
-                head.headers.insert(peer::METADATA, metadata.clone());
-                head.headers.insert(peer::METADATA_ID, id.clone());
-            }
-            if let Some(protocol) = self.upgrade {
-                ask_upgrade(&mut head, protocol, self.cx);
-            }
-            let request =
-                outgoing(&head, lease.is_http2(), down.body.attempt()).ok_or(Failure::Unsendable)?;
-            let busy = Busy::at(&host);
-            // From here on somebody else may have seen the request.
-            let delivered = std::mem::replace(&mut self.delivered, true);
-            match Upstream::send(lease, request).await {
-                Ok(upstream) => return Ok((upstream, busy)),
-                Err((Broken::NotSent, _)) if stale < MOST_STALE && down.body.can_replay() => {
-                    // The pooled connection had gone before a byte was written: take another, same host or not.
-                    stale += 1;
-                    self.delivered = delivered;
-                    self.tried.retain(|t| !Rc::ptr_eq(t, &host));
-                }
-                Err((broken, _)) => {
-                    if !matches!(broken, Broken::Downstream) {
-                        self.cluster.note(&host, Evidence::LocalFailure);
-                    }
-                    return Err(Failure::Broken(broken));
-                }
-            }
-        }
-    }
-
-    /// A host and a connection. A host that takes long to connect is raced against another.
-    async fn lease(&mut self, authority: Option<Rc<str>>) -> Result<(Rc<Host>, Lease), ConnectError> {
-        let first = self.pick()?;
-        self.tried.push(first.clone());
-        let get = |host: &Rc<Host>| {
-            let (cx, cluster, host, authority) = (
-                self.cx.clone(),
-                self.cluster.clone(),
-                host.clone(),
-                authority.clone(),
-            );
-            let wire = self.wire;
-            Box::pin(async move { acquire(&cx, &cluster, &host, wire, authority).await })
-        };
-        let mut racing = get(&first);
-        let fixed = matches!(self.cluster.config.discovery, Discovery::OriginalDst { .. });
-        let Some(after) = hedge_after(self.cluster.config.isthmus.connect_hedge).filter(|_| !fixed) else {
-            return racing.await.map(|l| (first, l));
-        };
-        if let Ok(result) = tokio::time::timeout(after, racing.as_mut()).await {
-            return result.map(|l| (first, l));
-        }
-        let other = match self.pick() {
-            Ok(other) if !self.tried.iter().any(|t| Rc::ptr_eq(t, &other)) => other,
-            _ => return racing.await.map(|l| (first, l)),
-        };
-        let rival = get(&other);
-        self.tried.push(other.clone());
-        use futures_util::future::{Either, select};
-        match select(racing, rival).await {
-            Either::Left((Ok(lease), _)) => Ok((first, lease)),
-            Either::Right((Ok(lease), _)) => Ok((other, lease)),
-            Either::Left((Err(_), rival)) => rival.await.map(|l| (other, l)),
-            Either::Right((Err(_), racing)) => racing.await.map(|l| (first, l)),
-        }
-    }
-
-    fn pick(&self) -> Result<Rc<Host>, ConnectError> {
-        let context = PickContext {
-            hash: self.hash,
-            tried: &self.tried,
-            original: self.original,
-        };
-        Ok(self.cluster.pick(&context, &self.cx.rng)?)
-    }
-}
-
-/// Asks an HTTP/1.1 upstream for the upgrade, also on behalf of an extended CONNECT (RFC 8441).
-fn ask_upgrade(head: &mut RequestHead, protocol: &str, cx: &Worker) {
-    head.headers
-        .insert(http::header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers::insert(&mut head.headers, UPGRADE, protocol);
-    if head.method == Method::CONNECT {
-        head.method = Method::GET;
-        if protocol == "websocket" && !head.headers.contains_key("sec-websocket-key") {
-            let mut key = [0u8; 16];
-            key[..8].copy_from_slice(&cx.rng.next().to_ne_bytes());
-            key[8..].copy_from_slice(&cx.rng.next().to_ne_bytes());
-            let key = base64::engine::general_purpose::STANDARD.encode(key);
-            headers::insert(&mut head.headers, http::header::SEC_WEBSOCKET_KEY, &key);
-        }
-    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use crate::config::listener::{FilterChain, Listener, NetworkFilter, TrafficDirection, Transport};
+use crate::config::listener::{FilterChain, Listener, NetworkFilter, Transport};
 use crate::http;
 use crate::rbac;
 use crate::tcp::{self, stream::Stream};
@@ -102,7 +102,7 @@ async fn introduce(
         accepted: Instant::now(),
         id: cx.next_connection_id(),
     };
-    if (bound.use_original_dst || bound.direction != TrafficDirection::Unspecified)
+    if (bound.use_original_dst || bound.original_dst)
         && let Some(original) = socket::original_destination(tcp)
     {
         facts.restored = original != facts.destination;
@@ -147,8 +147,11 @@ async fn admit(
     facts: &mut Facts,
     tcp: TcpStream,
 ) -> Result<(Arc<FilterChain>, Stream), Refused> {
-    let patience = Some(listener.sniff_timeout).filter(|d| !d.is_zero());
-    match sniff::sniff(&tcp, listener.inspect_tls, listener.inspect_http, patience).await? {
+    let patience = Some(listener.sniff_timeout).filter(|d| *d < Duration::MAX);
+    let port = facts.destination.port();
+    let tls = listener.inspect_tls && !listener.inspect_tls_except.contains(port);
+    let http = listener.inspect_http && !listener.inspect_http_except.contains(port);
+    match sniff::sniff(&tcp, tls, http, patience).await? {
         Sniffed::Tls(hello) => {
             facts.transport = Transport::Tls;
             facts.server_name = hello.server_name.map(Rc::from);

@@ -104,6 +104,8 @@ pub struct HostPool {
     waiting: RefCell<VecDeque<(Wire, Waiter)>>,
     /// HTTP/2 dials under way.
     dialling: Cell<u32>,
+    /// Dials of any kind under way.
+    opening: Cell<u32>,
     /// What is known of the pods behind a gateway.
     pub behind: Behind,
 }
@@ -316,19 +318,13 @@ pub async fn acquire(
     if wire != Wire::Http1
         && let Some(connection) = pool.take_multiplexed(most, now)
     {
-        if let Some(behind) = host.gateway()
-            && connection.streams.get() > 0
-            && (pool.multiplexed.borrow().len() as u32 + pool.dialling.get())
-                < gateway::connections_wanted(behind)
-        {
-            // One connection is one remote pod: more of them share the load.
-            spawn_connect(cx, cluster, host, wire, authority);
-        }
+        share_gateway(cx, cluster, host, wire, authority);
         return Ok(lease_stream(cluster, host, connection));
     }
     if wire != Wire::Http2
         && let Some(single) = pool.take_idle(host.gateway().is_some(), now)
     {
+        share_gateway(cx, cluster, host, wire, authority);
         return Ok(lease_single(cluster, host, single));
     }
     let limits = &cluster.config.limits;
@@ -345,6 +341,22 @@ pub async fn acquire(
     lease
 }
 
+/// One connection through a gateway is one remote pod: while there are fewer than wanted, another is opened
+/// beside the request.
+fn share_gateway(
+    cx: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    host: &Rc<Host>,
+    wire: Wire,
+    authority: Option<Rc<str>>,
+) {
+    let Some(behind) = host.gateway() else { return };
+    let open = host.totals.connections_active.get() + u64::from(host.pool.opening.get());
+    if open < u64::from(gateway::connections_wanted(behind)) {
+        spawn_connect(cx, cluster, host, wire, authority);
+    }
+}
+
 fn spawn_connect(
     cx: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
@@ -357,6 +369,7 @@ fn spawn_connect(
     if counted {
         host.pool.dialling.set(host.pool.dialling.get() + 1);
     }
+    host.pool.opening.set(host.pool.opening.get() + 1);
     tokio::task::spawn_local(async move {
         let purpose = Purpose {
             alpn: wire.alpn(),
@@ -366,6 +379,7 @@ fn spawn_connect(
             Ok(established) => begin_http(&cx, &cluster, &host, wire, established).await,
             Err(error) => Err(error),
         };
+        host.pool.opening.set(host.pool.opening.get().saturating_sub(1));
         if counted {
             host.pool.dialling.set(host.pool.dialling.get().saturating_sub(1));
         }
