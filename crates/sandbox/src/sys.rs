@@ -34,6 +34,11 @@ const STEPS: [&str; 4] = [
 /// Descriptors on their way to their places are parked from here on.
 const PARKED: RawFd = 200;
 
+/// Marks instead of closing (`linux/close_range.h`).
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+/// Descriptors looked at where there is no `close_range`.
+const DESCRIPTORS_OLD: libc::c_uint = 4096;
+
 /// Clones a process into new namespaces, where it executes `exec` with the inherited descriptors.
 ///
 /// The error carries the step that failed.
@@ -128,6 +133,20 @@ unsafe fn child(
         for (number, fd) in parked.iter().enumerate() {
             if libc::dup2(*fd, number as RawFd) < 0 {
                 fail(1);
+            }
+        }
+        // Whatever else this process was started with ends at the exec.
+        let first = descriptors.len() as libc::c_uint;
+        if libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        ) < 0
+        {
+            // Kernels before 5.11 do it one by one.
+            for fd in first..DESCRIPTORS_OLD {
+                libc::fcntl(fd as RawFd, libc::F_SETFD, libc::FD_CLOEXEC);
             }
         }
         // A session of its own: the terminal's Ctrl-C is for the foreground process, which decides.

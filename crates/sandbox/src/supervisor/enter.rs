@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use isthmus_redirect::netns::{bind, make_private, proc_filesystem};
 use isthmus_redirect::rtnetlink::Handle;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{INHERITED, LIFELINE, LISTENERS, LOCK, PROGRESS, Reaper, StateDir};
 use crate::sys::inherited;
@@ -75,6 +76,8 @@ pub fn enter(dir: &Path) -> Result<Entered> {
         .and_then(|mut h| h.set_up("lo"))
         .map_err(settle())?;
 
+    raise_descriptor_limit();
+
     let dir = StateDir::inherited(dir, lock)?;
     let program = dir.path().join("isthmus");
     fs::write(&program, b"").map_err(Error::io(format!("create {}", program.display())))?;
@@ -87,6 +90,16 @@ pub fn enter(dir: &Path) -> Result<Entered> {
         program,
         detached,
     })
+}
+
+/// Lets every process of the sandbox have as many descriptors as the machine permits: a proxy under load
+/// needs more than the 1024 that a login shell starts with.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(e) = raised {
+        tracing::warn!(error = %e, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// Ends this process, and with it the sandbox, when the other end of the lifeline closes.

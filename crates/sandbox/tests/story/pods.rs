@@ -42,6 +42,12 @@ pub async fn live_and_die(sandbox: Sandbox) {
         shell("cat /proc/sys/kernel/hostname; echo $GREETING").await.0,
         "web\nhello from 10.10.0.2\n"
     );
+    // It inherits nothing of the supervisor's but the three descriptors (the fourth is the listed directory).
+    assert_eq!(
+        sandbox.exec(&key, &["ls", "-1", "/proc/self/fd"]).await.0,
+        "0\n1\n2\n3\n"
+    );
+    assert_eq!(shell("ulimit -Sn").await.0, shell("ulimit -Hn").await.0);
     assert_eq!(shell("exit 7").await.1, 7);
     assert_eq!(shell("kill -TERM $$").await.1, 128 + 15);
     assert!(
