@@ -1,3 +1,8 @@
-//! How objects come in.
+//! How objects come in: from a directory of YAML, or from any other [`isthmus_api::Source`].
+//!
+//! ```text
+//!   directory ── Change ──► store ──► registry, snapshot
+//! ```
 
+pub mod directory;
 pub mod store;

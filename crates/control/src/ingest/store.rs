@@ -22,8 +22,13 @@ impl Store {
         match change {
             Change::Put(object) => {
                 let key = object.key();
+                let same = self
+                    .objects
+                    .get(&key)
+                    .is_some_and(|old| old.same_content(&object));
+                // The new lines are taken over even when nothing else is new.
                 self.objects.insert(key.clone(), object);
-                Some(key)
+                (!same).then_some(key)
             }
             Change::Delete(key) => self.objects.remove(&key).map(|_| key),
             Change::Findings { scope, findings } => {
