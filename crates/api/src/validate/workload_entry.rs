@@ -32,7 +32,7 @@ pub(super) fn validate(entry: &WorkloadEntry, inner: bool, at: &At<'_>) {
         if entry.network.is_empty() {
             at.error("the workload has neither address nor network", "add address");
         }
-    } else if address.starts_with('<') || address.contains(['<', '>']) {
+    } else if address.contains(['<', '>', '$', '{']) {
         at.field("address").error(
             format_args!("{:?} is a placeholder", clip(address)),
             "write the address or DNS name that it stands for",

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which module answers.
 
 pub mod admin;
+pub mod analyze;
 pub mod certs;
 pub mod demo;
 pub mod exec;
@@ -11,6 +12,7 @@ pub mod redirect;
 pub mod resources;
 pub mod sample;
 pub mod sandbox;
+pub mod validate;
 pub mod version;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ pub mod exit {
     pub const FAILURE: u8 = 1;
     /// The command line is wrong (sysexits `EX_USAGE`).
     pub const USAGE: u8 = 64;
+    /// `analyze` found issues.
+    pub const FINDINGS: u8 = 79;
 }
 
 /// Joins Kubernetes clusters on different networks into one secure service mesh that speaks Istio's APIs.
@@ -59,6 +63,10 @@ pub enum Command {
     Certs(certs::Args),
     /// Run a proxy: sidecar, gateway, or from a static bootstrap file.
     Proxy(proxy::Args),
+    /// Check resources by themselves, one finding a line.
+    Validate(validate::Args),
+    /// Find out what a set of resources will do other than meant.
+    Analyze(analyze::Args),
     /// Redirect a pod's traffic through its proxy, in this network namespace.
     Redirect(redirect::Args),
     /// Print the version and what this binary was built from.
@@ -86,6 +94,8 @@ impl Command {
             Self::Sample(args) => sample::sample(args),
             Self::SandboxSupervisor(args) => demo::supervise(args),
             Self::Certs(args) => certs::run(args),
+            Self::Validate(args) => validate::run(args),
+            Self::Analyze(args) => analyze::run(args),
             Self::Redirect(args) => redirect::run(args),
             Self::Version(args) => version::run(args),
         }
