@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A file that did not change for this long is read.
@@ -119,8 +119,8 @@ impl Settle {
         settled
     }
 
-    fn wait(&mut self, path: &PathBuf, stamp: Option<Stamp>, now: Instant) {
-        let waiting = self.waiting.entry(path.clone()).or_insert(Waiting {
+    fn wait(&mut self, path: &Path, stamp: Option<Stamp>, now: Instant) {
+        let waiting = self.waiting.entry(path.to_path_buf()).or_insert(Waiting {
             since: now,
             still_since: now,
             stamp,
@@ -132,7 +132,7 @@ impl Settle {
     }
 
     /// How long until the change may be believed.
-    fn left(&self, path: &PathBuf, waiting: &Waiting, now: Instant) -> Duration {
+    fn left(&self, path: &Path, waiting: &Waiting, now: Instant) -> Duration {
         let still = now.saturating_duration_since(waiting.still_since);
         let needed = match waiting.stamp {
             None => MISSING,
@@ -145,7 +145,7 @@ impl Settle {
         needed.saturating_sub(still)
     }
 
-    fn became_empty(&self, path: &PathBuf, waiting: &Waiting) -> bool {
+    fn became_empty(&self, path: &Path, waiting: &Waiting) -> bool {
         waiting.stamp.is_some_and(|s| s.length == 0) && self.read.get(path).is_some_and(|s| s.length > 0)
     }
 }
