@@ -19,6 +19,8 @@ pub mod rbac;
 pub mod refusal;
 pub mod route;
 mod secret;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 pub use cluster::Cluster;
