@@ -201,6 +201,10 @@ impl Attempts<'_> {
                     self.tried.retain(|t| !Rc::ptr_eq(t, &host));
                 }
                 Err((broken, _)) => {
+                    if matches!(broken, Broken::Unacknowledged) {
+                        // Its other connections lead into the same silence: the next request dials anew.
+                        host.pool.drain();
+                    }
                     if !matches!(broken, Broken::Downstream) {
                         self.cluster.note(&host, Evidence::LocalFailure);
                     }

@@ -90,7 +90,9 @@ impl LocalReply {
     /// The attempt broke.
     pub fn broken(broken: &Broken, retried: bool) -> Self {
         match broken {
-            Broken::NotSent | Broken::Terminated => Self::reset("connection termination", Flags::UC, retried),
+            Broken::NotSent | Broken::Terminated | Broken::Unacknowledged => {
+                Self::reset("connection termination", Flags::UC, retried)
+            }
             Broken::Refused | Broken::Reset => Self::reset("remote reset", Flags::UR, retried),
             Broken::Protocol => {
                 let mut reply = Self::reset("protocol error", Flags::UPE, retried);

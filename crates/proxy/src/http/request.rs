@@ -224,7 +224,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
     }
     let (hash, cookie) = hash_of(&forward.hash_policy, &down.head, &record, &cx);
     let policy = forward.retry.as_deref().or(host.retry.as_deref());
-    let mut retries = Retries::new(policy);
+    let mut retries = Retries::new(policy, &down.head.method);
     for mirror in forward.mirrors.iter().filter(|m| cx.rng.happens(m.fraction)) {
         down.body.remember(REPLAY_CAP);
         mirror::spawn(&cx, mirror, &down.head, &down.body);

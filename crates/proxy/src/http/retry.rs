@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use crate::config::route::RetryPolicy;
 use crate::upstream::connect::ConnectError;
@@ -32,6 +32,8 @@ pub enum Outcome<'a> {
 #[derive(Debug)]
 pub struct Retries<'a> {
     policy: Option<&'a RetryPolicy>,
+    /// The method changes nothing (RFC 9110 9.2.1).
+    safe: bool,
     made: u32,
     held: Option<Held>,
     /// A retry was wanted, but the policy's number or the cluster's limit is used up.
@@ -40,9 +42,10 @@ pub struct Retries<'a> {
 
 impl<'a> Retries<'a> {
     /// Under a policy, or none.
-    pub fn new(policy: Option<&'a RetryPolicy>) -> Self {
+    pub fn new(policy: Option<&'a RetryPolicy>, method: &Method) -> Self {
         Self {
             policy,
+            safe: method.is_safe(),
             made: 0,
             held: None,
             exhausted: false,
@@ -72,7 +75,7 @@ impl<'a> Retries<'a> {
     /// Whether to try again, given that the request can be sent again.
     pub fn again(&mut self, outcome: Outcome<'_>, cluster: &Rc<ClusterState>) -> bool {
         let Some(policy) = self.policy else { return false };
-        if !wanted(policy, outcome) {
+        if !wanted(policy, outcome) && !self.harmless(policy, outcome, cluster) {
             return false;
         }
         if self.made >= policy.retries {
@@ -87,6 +90,18 @@ impl<'a> Retries<'a> {
         }
         self.made += 1;
         true
+    }
+
+    /// In clusters of our own control plane, a request that changes nothing is also sent again when its
+    /// connection broke before the answer: the host may have died with it in its hands.
+    fn harmless(&self, policy: &RetryPolicy, outcome: Outcome<'_>, cluster: &ClusterState) -> bool {
+        let ours = &cluster.config.isthmus;
+        let broke = matches!(
+            outcome,
+            Outcome::Broken(Broken::Terminated | Broken::Unacknowledged)
+        );
+        let asked = ours.connect_hedge.is_some() || ours.unacked_timeout.is_some();
+        self.safe && broke && asked && policy.on.connect_failure
     }
 
     /// The pause before the next attempt: random below a bound that doubles (Envoy's jittered back-off).
@@ -114,7 +129,7 @@ fn wanted(policy: &RetryPolicy, outcome: Outcome<'_>) -> bool {
             on.connect_failure || on.reset || on.server_error || on.gateway_error || on.reset_before_request
         }
         Outcome::Broken(Broken::Refused) => on.refused_stream || on.reset || on.server_error,
-        Outcome::Broken(Broken::Terminated | Broken::Reset | Broken::Protocol) => {
+        Outcome::Broken(Broken::Terminated | Broken::Unacknowledged | Broken::Reset | Broken::Protocol) => {
             on.reset || on.server_error || on.gateway_error
         }
         Outcome::Broken(Broken::Downstream) => false,

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -284,6 +285,8 @@ pub enum Broken {
     NotSent,
     /// The connection ended.
     Terminated,
+    /// The connection was given up, since what was sent on it was never acknowledged.
+    Unacknowledged,
     /// The stream was refused unprocessed (REFUSED_STREAM, GOAWAY).
     Refused,
     /// The stream was reset with another code.
@@ -353,7 +356,15 @@ fn classify(error: &hyper::Error) -> Broken {
     }
     let mut source = error.source();
     while let Some(inner) = source {
+        if let Some(io) = inner.downcast_ref::<io::Error>()
+            && is_silence(io)
+        {
+            return Broken::Unacknowledged;
+        }
         if let Some(h2) = inner.downcast_ref::<h2::Error>() {
+            if h2.get_io().is_some_and(is_silence) {
+                return Broken::Unacknowledged;
+            }
             return match h2.reason() {
                 Some(h2::Reason::REFUSED_STREAM) => Broken::Refused,
                 Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Broken::Refused,
@@ -368,6 +379,14 @@ fn classify(error: &hyper::Error) -> Broken {
         source = inner.source();
     }
     Broken::Terminated
+}
+
+/// `TCP_USER_TIMEOUT`, or a route that is gone.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 /// A head for an answer of our own.

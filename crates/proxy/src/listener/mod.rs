@@ -16,4 +16,6 @@ pub mod proxy_protocol;
 pub mod refusal;
 pub mod sniff;
 pub mod socket;
+#[cfg(test)]
+mod tests;
 pub use facts::Facts;

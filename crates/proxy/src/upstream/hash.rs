@@ -166,27 +166,27 @@ mod tests {
         );
     }
 
+    /// Keys of the first three hosts that change hands when the fourth goes, of about 3000.
+    fn moved(before: &HashTable, after: &HashTable) -> usize {
+        (0..4000u64)
+            .map(|key| xxh64(&key.to_le_bytes(), 0))
+            .filter(|hash| {
+                let (was, is) = (before.pick(*hash, 0).unwrap(), after.pick(*hash, 0).unwrap());
+                was < 3 && was != is
+            })
+            .count()
+    }
+
     #[test]
-    fn a_lost_host_moves_only_its_own_keys() {
+    fn a_lost_host_moves_hardly_more_than_its_own_keys() {
         let four: Vec<_> = (0..4).map(|i| (format!("10.0.0.{i}:80"), 1)).collect();
         let three = &four[..3];
-        for (before, after) in [
-            (
-                HashTable::ring(&four, 1024, 8192),
-                HashTable::ring(three, 1024, 8192),
-            ),
-            (HashTable::maglev(&four, 65537), HashTable::maglev(three, 65537)),
-        ] {
-            let mut moved = 0;
-            for key in 0..4000u64 {
-                let hash = xxh64(&key.to_le_bytes(), 0);
-                let (was, is) = (before.pick(hash, 0).unwrap(), after.pick(hash, 0).unwrap());
-                if was < 3 && was != is {
-                    moved += 1;
-                }
-            }
-            assert!(moved < 200, "{moved} of about 3000 keys moved");
-        }
+        // With as many points a host as before, a ring moves nothing else at all.
+        let ring = |hosts: &[(String, u32)]| HashTable::ring(hosts, 256 * hosts.len() as u64, 8192);
+        assert_eq!(moved(&ring(&four), &ring(three)), 0);
+        // Maglev trades a little of that for an even table.
+        let disturbed = moved(&HashTable::maglev(&four, 65537), &HashTable::maglev(three, 65537));
+        assert!(disturbed < 600, "{disturbed} of about 3000 keys moved");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod host;
 pub mod outlier;
 pub mod pool;
 pub mod rng;
+#[cfg(test)]
+mod tests;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;

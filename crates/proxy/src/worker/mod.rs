@@ -122,10 +122,17 @@ impl Worker {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        destinations
-            .get(&(to, direction as u8))
-            .or_else(|| destinations.get(&(SocketAddr::new(any, to.port()), direction as u8)))
-            .cloned()
+        let any = SocketAddr::new(any, to.port());
+        // A configuration that does not say which way a listener's traffic flows means either.
+        [
+            (to, direction),
+            (any, direction),
+            (to, TrafficDirection::Unspecified),
+            (any, TrafficDirection::Unspecified),
+        ]
+        .iter()
+        .find_map(|(address, direction)| destinations.get(&(*address, *direction as u8)))
+        .cloned()
     }
 
     /// The listener of this name.

@@ -160,3 +160,53 @@ fn a_drain_lets_requests_finish() {
         until("nobody listens", async || TcpStream::connect(at).await.is_err()).await;
     });
 }
+
+/// Two workers on threads of their own share a port; both serve, and both end when told.
+#[test]
+fn workers_are_threads_that_share_a_port() {
+    use isthmus_proxy::orders::{Event, WorkerSettings};
+    use tokio::sync::{mpsc, watch};
+    run(async {
+        let app = Server::http1("app").await;
+        let at = free();
+        let config = Config::default()
+            .listener(listener("http", at, vec![chain("c", http_to("a"))]))
+            .cluster(cluster("a"), vec![endpoint(app.address)]);
+        let (_live, seen) = watch::channel(std::sync::Arc::new(config.live(7)));
+        let (events, mut told) = mpsc::channel(8);
+        let mut orders = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..2 {
+            let (order, taken) = mpsc::channel(8);
+            orders.push(order);
+            let settings = WorkerSettings {
+                index,
+                live: seen.clone(),
+                orders: taken,
+                events: events.clone(),
+                node: crate::net::node("sleep", "us"),
+                mark: None,
+            };
+            threads.push(isthmus_proxy::worker::spawn(settings).unwrap());
+        }
+        for _ in 0..2 {
+            assert!(matches!(
+                told.recv().await,
+                Some(Event::Applied { version: 7, .. })
+            ));
+        }
+        for _ in 0..30 {
+            assert_eq!(get(at, "x", "/").await.body, "app");
+        }
+        for order in &orders {
+            order.send(Order::Stop(Duration::from_secs(10))).await.unwrap();
+        }
+        for _ in 0..2 {
+            assert!(matches!(told.recv().await, Some(Event::Ended { .. })));
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert!(TcpStream::connect(at).await.is_err());
+    });
+}

@@ -405,3 +405,43 @@ fn stale_connections_are_no_failures() {
         }
     });
 }
+
+/// A server that takes requests and dies with them: what changes nothing is sent elsewhere, what might is not.
+#[test]
+fn a_host_that_dies_with_a_request_in_its_hands_costs_no_get() {
+    run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dying = socket.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            use tokio::io::AsyncReadExt as _;
+            loop {
+                let (mut stream, _) = socket.accept().await.unwrap();
+                let mut request = [0u8; 4096];
+                let _ = stream.read(&mut request).await;
+            }
+        });
+        let good = Server::http1("good").await;
+        let mut ours = cluster("a");
+        ours.isthmus.unacked_timeout = Some(Duration::from_secs(1));
+        ours.balancer = Balancer::RoundRobin;
+        let endpoints = vec![endpoint(dying), endpoint(good.address)];
+        let (at, config) = one(ours, endpoints, (*retries()).clone());
+        let _proxy = Proxy::start(config.live(1)).await;
+        for _ in 0..10 {
+            assert_eq!(get(at, "a", "/").await.body, "good");
+        }
+        let mut failed = 0;
+        for _ in 0..10 {
+            let answer = request(at, "POST", "a", "/", &[], "x").await;
+            if answer.status == 503 {
+                assert!(
+                    answer.body.ends_with("reset reason: connection termination"),
+                    "{}",
+                    answer.body
+                );
+                failed += 1;
+            }
+        }
+        assert_eq!(failed, 5, "a POST that was sent is not sent again");
+    });
+}
