@@ -18,9 +18,13 @@ pub mod member;
 pub mod mesh;
 pub mod peering;
 pub mod proxy;
+pub mod push;
 pub mod registry;
+pub mod role;
 pub mod serve;
 pub mod snapshot;
+#[cfg(test)]
+mod test_told;
 
 #[cfg(test)]
 mod test_mesh;

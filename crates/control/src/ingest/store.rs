@@ -73,6 +73,11 @@ impl Store {
         })
     }
 
+    /// Every object, by kind, namespace and name.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
     /// What is wrong with the files.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.values().flatten()

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod analyze;
 pub mod certs;
+pub mod control_plane;
 pub mod demo;
 pub mod exec;
 pub mod peer;
@@ -61,6 +62,8 @@ pub enum Command {
     Sample(sample::Sample),
     /// Make and show the certificates that let clusters trust each other.
     Certs(certs::Args),
+    /// Run the control plane of a member cluster.
+    ControlPlane(control_plane::Args),
     /// Run a proxy: sidecar, gateway, or from a static bootstrap file.
     Proxy(proxy::Args),
     /// Check resources by themselves, one finding a line.
@@ -94,6 +97,7 @@ impl Command {
             Self::Sample(args) => sample::sample(args),
             Self::SandboxSupervisor(args) => demo::supervise(args),
             Self::Certs(args) => certs::run(args),
+            Self::ControlPlane(args) => control_plane::run(args),
             Self::Validate(args) => validate::run(args),
             Self::Analyze(args) => analyze::run(args),
             Self::Redirect(args) => redirect::run(args),

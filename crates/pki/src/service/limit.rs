@@ -17,6 +17,8 @@ pub struct Limits {
     pub concurrency: usize,
     /// How long a request may wait for its turn.
     pub patience: Duration,
+    /// Life of certificates whose requests name none; zero is the authority's default (24 h).
+    pub default_ttl: Duration,
 }
 
 impl Default for Limits {
@@ -27,6 +29,7 @@ impl Default for Limits {
             callers: 100_000,
             concurrency: 16,
             patience: Duration::from_secs(5),
+            default_ttl: Duration::ZERO,
         }
     }
 }

@@ -74,7 +74,10 @@ impl CertificateService {
         let identity = caller.identity(&self.trust_domain);
         let authority = self.authority.load_full();
         let request = request.into_inner();
-        let ttl = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or(0));
+        let ttl = match u64::try_from(request.validity_duration) {
+            Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
+            _ => self.limits.default_ttl,
+        };
         // An RSA signature takes milliseconds: not on a thread that serves streams.
         let signed = {
             let identity = identity.clone();

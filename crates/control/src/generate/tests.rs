@@ -1,0 +1,7 @@
+//! From YAML to resources: what each kind of object becomes, seen from the proxy.
+
+mod gateway;
+mod hop;
+mod security;
+mod sidecar;
+mod virtual_service;

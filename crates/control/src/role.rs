@@ -1,0 +1,347 @@
+//! The control plane as a process: sources, peers, authority and ports, tied together.
+//!
+//! Ports are taken first. The mesh's settings come from the first snapshot, so nothing is signed or served
+//! before the cluster's own configuration has been read; a peer is never waited for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use isthmus_api::source::{Change, Source};
+use isthmus_model::{ClusterId, EndpointAddress, SpiffeId, TrustDomain};
+use isthmus_pki::token::{AUDIENCE, Members};
+use isthmus_pki::{
+    Authenticator, Authority, AuthorityError, CertificateService, FirstOf, JwksAuthenticator, JwksConfig,
+    KeyAlgorithm, LocalAuthority, PeerAuthenticator, Renewal,
+};
+use isthmus_runtime::bind::BindError;
+use isthmus_runtime::drain;
+use isthmus_runtime::metrics::Metrics;
+use isthmus_runtime::readiness::Readiness;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::ingest::directory::Directory;
+use crate::member::{MemberHead, MemberState, PeerState};
+use crate::mesh::Identity;
+use crate::peering::{self, Peering};
+use crate::push::{self, ControlPlane, Feeds, Served};
+use crate::serve::{self, Addresses, Parts, Sockets};
+use crate::snapshot::builder::Builder;
+
+/// How often the authority's files are looked at.
+const AUTHORITY_POLL: Duration = Duration::from_secs(5);
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who we are.
+    pub identity: Identity,
+    /// Directories of YAML.
+    pub directories: Vec<PathBuf>,
+    /// Directory with the files of the secret `cacerts`; `None` signs with a root of its own, kept in the
+    /// state directory.
+    pub cacerts: Option<PathBuf>,
+    /// Key set of the cluster's service-account issuer.
+    pub jwks: Option<PathBuf>,
+    /// Accepted issuers of service-account tokens.
+    pub issuers: Vec<String>,
+    /// Peers by member cluster: `HOST:PORT` of their east-west gateway.
+    pub peers: BTreeMap<ClusterId, String>,
+    /// Where automatic addresses, peers' last states and an own root are kept.
+    pub state_dir: PathBuf,
+    /// Ports.
+    pub addresses: Addresses,
+    /// Life of workload certificates whose proxies ask for none; zero is 24 h.
+    pub workload_ttl: Duration,
+    /// For `/version`.
+    pub version: Value,
+}
+
+/// Why the control plane could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// A port is taken.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The signing certificate cannot be used.
+    #[error("the authority in {place} cannot be used: {source}")]
+    Authority {
+        /// Directory.
+        place: String,
+        /// Why.
+        source: Box<AuthorityError>,
+    },
+    /// No root of its own can be made or kept.
+    #[error("a root of its own cannot be kept in {place}: {why}; name the mesh's with --cacerts")]
+    SelfSigned {
+        /// Directory.
+        place: String,
+        /// Why.
+        why: String,
+    },
+    /// The sources ended before everything was read.
+    #[error("the configuration cannot be read: {0}")]
+    Sources(String),
+    /// Serving failed.
+    #[error("serving failed: {0}")]
+    Serve(#[from] std::io::Error),
+}
+
+/// Runs the control plane until the drain begins.
+pub async fn run(
+    config: Config,
+    metrics: Metrics,
+    readiness: Readiness,
+    drain: drain::Watcher,
+) -> Result<(), RoleError> {
+    let starting = readiness.guard("the first snapshot");
+    let sockets = Sockets::bind(&config.addresses)?;
+
+    let plane = ControlPlane::new();
+    let objects = push::Objects::default();
+    let (peer_sender, peers) = watch::channel(PeerState::default());
+    let own = MemberState {
+        head: Arc::new(MemberHead {
+            cluster: config.identity.cluster.clone(),
+            network: config.identity.network.clone(),
+            ..MemberHead::default()
+        }),
+        services: BTreeMap::new(),
+    };
+    let (exported, own_state) = watch::channel(Arc::new(own));
+    let peer_addresses = peer_addresses(&config.peers);
+    let (changes, sources_failed) = start_sources(&config.directories, &drain);
+    let builder = Builder::new(
+        config.identity.clone(),
+        peer_addresses.clone(),
+        Some(config.state_dir.join("addresses.json")),
+    );
+    let feeds = Feeds {
+        changes,
+        sources: config.directories.len(),
+        peers,
+        exported,
+        peer_addresses,
+    };
+    drain.spawn(push::run(plane.clone(), objects.clone(), builder, feeds));
+
+    let trust_domain = first_trust_domain(&plane, sources_failed, &drain).await?;
+    let Some(trust_domain) = trust_domain else {
+        return Ok(());
+    };
+
+    let authority = Arc::new(ArcSwap::from_pointee(load_authority(&config, &trust_domain)?));
+    if let Some(directory) = config.cacerts.clone() {
+        drain.spawn(watch_authority(directory, Arc::clone(&authority)));
+    }
+    let aliases = plane
+        .snapshot()
+        .map(|s| s.mesh.trust_domain_aliases.clone())
+        .unwrap_or_default();
+    let trust_domains: Vec<TrustDomain> = std::iter::once(trust_domain.clone()).chain(aliases).collect();
+    let root = config.identity.root_namespace.clone();
+    let identity = SpiffeId::new(trust_domain.clone(), &root, peering::ACCOUNT);
+    let renewal = Renewal {
+        source: Arc::new(LocalAuthority {
+            authority: Arc::clone(&authority),
+            identity: identity.clone(),
+            dns_names: LocalAuthority::control_plane_names("istiod", &root, "cluster.local"),
+        }),
+        identity,
+        ttl: Duration::ZERO,
+        algorithm: KeyAlgorithm::EcdsaP256,
+    }
+    .start();
+
+    let peering_config = peering::Config {
+        cluster: config.identity.cluster.clone(),
+        trust_domains: trust_domains.clone(),
+        namespace: root,
+        peers: config.peers.clone(),
+        credentials: renewal.credentials(),
+        store: Some(config.state_dir.join("peers")),
+        pulse: peering::PULSE,
+    };
+    let (peering, heard) = Peering::start(peering_config, own_state, &drain);
+    drain.spawn(forward(heard, peer_sender));
+
+    let authenticator = authenticator(&config, trust_domains);
+    let limits = isthmus_pki::service::Limits {
+        default_ttl: config.workload_ttl,
+        ..Default::default()
+    };
+    let certificates = CertificateService::new(
+        Arc::clone(&authenticator),
+        Arc::clone(&authority),
+        trust_domain.clone(),
+        limits,
+    );
+    let parts = Parts {
+        cluster: config.identity.cluster.clone(),
+        trust_domain,
+        configuration: Arc::new(Served { plane, objects }),
+        authenticator,
+        certificates: certificates.into_server(),
+        credentials: renewal.credentials(),
+        authority,
+        peering: Some(peering),
+        readiness,
+        metrics,
+        version: config.version,
+    };
+    drop(starting);
+    serve::run(sockets, parts, drain).await?;
+    Ok(())
+}
+
+/// Starts to read the directories; the second value completes when one of them cannot be read at all.
+fn start_sources(
+    directories: &[PathBuf],
+    drain: &drain::Watcher,
+) -> (
+    mpsc::UnboundedReceiver<Vec<Change>>,
+    mpsc::UnboundedReceiver<String>,
+) {
+    // A source sends what changed on disk, which its own limits bound; the builder only applies it.
+    let (sender, changes) = mpsc::unbounded_channel();
+    let (failed, failures) = mpsc::unbounded_channel();
+    for directory in directories {
+        let sender = sender.clone();
+        let failed = failed.clone();
+        let source = Box::new(Directory::new(directory.clone()));
+        let reading = source.run(Box::new(move |changes| sender.send(changes).is_ok()));
+        let work = async move {
+            if let Err(error) = reading.await {
+                tracing::error!("{error}");
+                let _ = failed.send(error.to_string());
+            }
+        };
+        drop(tokio::spawn(drain.clone().until_draining(work)));
+    }
+    (changes, failures)
+}
+
+/// The mesh's trust domain once the configuration has been read; `None` if the drain begins before.
+async fn first_trust_domain(
+    plane: &ControlPlane,
+    mut failures: mpsc::UnboundedReceiver<String>,
+    drain: &drain::Watcher,
+) -> Result<Option<TrustDomain>, RoleError> {
+    let mut snapshots = plane.subscribe();
+    let mut drain = drain.clone();
+    tokio::select! {
+        first = snapshots.wait_for(Option::is_some) => match first.ok().and_then(|s| s.clone()) {
+            Some(snapshot) => Ok(Some(snapshot.mesh.trust_domain.clone())),
+            None => Err(RoleError::Sources("no snapshot was built".to_owned())),
+        },
+        Some(failure) = failures.recv() => Err(RoleError::Sources(failure)),
+        _ = drain.draining() => Ok(None),
+    }
+}
+
+/// Carries what peers tell into the builder, which runs before peering can.
+async fn forward(mut heard: watch::Receiver<PeerState>, into: watch::Sender<PeerState>) {
+    loop {
+        let now = heard.borrow_and_update().clone();
+        if into.send(now).is_err() || heard.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn authenticator(config: &Config, trust_domains: Vec<TrustDomain>) -> Arc<dyn Authenticator> {
+    let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
+    if let Some(keys) = &config.jwks {
+        all.push(Arc::new(JwksAuthenticator::new(JwksConfig {
+            cluster: config.identity.cluster.clone(),
+            keys: keys.clone(),
+            issuers: config.issuers.clone(),
+            audiences: vec![AUDIENCE.to_owned()],
+        })));
+    }
+    all.push(Arc::new(PeerAuthenticator {
+        trust_domains,
+        members: Members::Only(config.identity.cluster.clone()),
+    }));
+    Arc::new(FirstOf(all))
+}
+
+fn load_authority(config: &Config, trust_domain: &TrustDomain) -> Result<Authority, RoleError> {
+    if let Some(directory) = &config.cacerts {
+        return load(directory);
+    }
+    let own = config.state_dir.join("self-signed");
+    if own.join("ca-key.pem").exists() {
+        return load(&own);
+    }
+    let refused = |why: String| RoleError::SelfSigned {
+        place: own.display().to_string(),
+        why,
+    };
+    let authority =
+        Authority::self_signed(trust_domain, KeyAlgorithm::EcdsaP256).map_err(|e| refused(e.to_string()))?;
+    std::fs::create_dir_all(&own).map_err(|e| refused(e.to_string()))?;
+    isthmus_pki::files::write_cacerts(&own, &authority, false).map_err(|e| refused(e.to_string()))?;
+    tracing::warn!(
+        directory = %own.display(),
+        "no --cacerts: this cluster signs with a root of its own and cannot be joined to another; \
+         make a common root with `isthmus certs root`"
+    );
+    Ok(authority)
+}
+
+fn load(directory: &Path) -> Result<Authority, RoleError> {
+    Authority::load(directory).map_err(|source| RoleError::Authority {
+        place: directory.display().to_string(),
+        source: Box::new(source),
+    })
+}
+
+/// Takes up a new intermediate when its files change; broken files leave the present one in force.
+async fn watch_authority(directory: PathBuf, authority: Arc<ArcSwap<Authority>>) {
+    let mut refused = String::new();
+    loop {
+        tokio::time::sleep(AUTHORITY_POLL).await;
+        let directory = directory.clone();
+        let Ok(read) = tokio::task::spawn_blocking(move || Authority::load(&directory)).await else {
+            return;
+        };
+        match read {
+            Ok(fresh) => {
+                let present = authority.load();
+                let same = present.certificate().fingerprint() == fresh.certificate().fingerprint()
+                    && present.roots().to_pem() == fresh.roots().to_pem();
+                if !same {
+                    tracing::info!(fingerprint = %fresh.certificate().fingerprint(), "a new signing certificate is used");
+                    authority.store(Arc::new(fresh));
+                }
+                refused.clear();
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if why != refused {
+                    tracing::error!(
+                        "the new files of the authority cannot be used, the present one stays: {why}"
+                    );
+                    refused = why;
+                }
+            }
+        }
+    }
+}
+
+/// Addresses of peers' gateways as the command line names them; what is not `HOST:PORT` is left to the link,
+/// which says so.
+fn peer_addresses(peers: &BTreeMap<ClusterId, String>) -> Vec<(EndpointAddress, u16)> {
+    peers
+        .values()
+        .filter_map(|address| {
+            let (host, port) = address.rsplit_once(':')?;
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            Some((host.parse().ok()?, port.parse().ok()?))
+        })
+        .collect()
+}

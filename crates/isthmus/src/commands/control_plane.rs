@@ -1,0 +1,156 @@
+//! `isthmus control-plane`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use isthmus_control::mesh::Identity;
+use isthmus_control::role::{self, Config};
+use isthmus_control::serve::Addresses;
+use isthmus_model::{ClusterId, TrustDomain};
+use isthmus_runtime::drain;
+use isthmus_runtime::logging::{self, Format, Levels, Output};
+use isthmus_runtime::metrics::Metrics;
+use isthmus_runtime::readiness::Readiness;
+use isthmus_runtime::signals::Signals;
+
+use super::exit;
+
+/// How long streams have to end after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of this member cluster.
+    #[arg(long, value_name = "NAME")]
+    cluster_id: String,
+    /// Network of workloads that say nothing else.
+    #[arg(long, default_value = "")]
+    network: String,
+    /// Name of the mesh.
+    #[arg(long, default_value = "")]
+    mesh_id: String,
+    /// Root of the identities, unless the MeshConfig says another.
+    #[arg(long, value_name = "DOMAIN")]
+    trust_domain: Option<TrustDomain>,
+    /// Namespace of the control plane and of mesh-wide policies.
+    #[arg(long, default_value = "istio-system")]
+    namespace: String,
+    /// Directory of YAML with the cluster's objects; may be given several times.
+    #[arg(long = "config", value_name = "DIR", required = true)]
+    config: Vec<PathBuf>,
+    /// Directory with the files of the secret `cacerts`. Without it, a root of its own is made.
+    #[arg(long, value_name = "DIR")]
+    cacerts: Option<PathBuf>,
+    /// JSON web key set of the issuer of service-account tokens.
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+    /// Accepted issuer of service-account tokens; may be given several times.
+    #[arg(
+        long = "token-issuer",
+        value_name = "ISSUER",
+        default_value = "https://kubernetes.default.svc.cluster.local"
+    )]
+    token_issuers: Vec<String>,
+    /// Another member cluster and the public address of its east-west gateway; may be given several times.
+    #[arg(long = "peer", value_name = "NAME=HOST:PORT", value_parser = peer)]
+    peers: Vec<(ClusterId, String)>,
+    /// Directory for what has to survive a restart.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/isthmus")]
+    state_dir: PathBuf,
+    /// Life of workload certificates that ask for none, in seconds or as 1h, 30m, 60s.
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    workload_cert_ttl: isthmus_api::Duration,
+    /// Port for xDS and certificates over TLS.
+    #[arg(long, default_value_t = 15012)]
+    xds_port: u16,
+    /// Port for xDS in plaintext; 0 for none.
+    #[arg(long, default_value_t = 15010)]
+    plaintext_port: u16,
+    /// Address on which the plaintext port listens.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    plaintext_address: IpAddr,
+    /// Port for /ready and /debug.
+    #[arg(long, default_value_t = 8080)]
+    http_port: u16,
+    /// Port for /metrics and /version.
+    #[arg(long, default_value_t = 15014)]
+    monitoring_port: u16,
+    /// Levels of the log: `info`, or per scope `default:info,control:debug`.
+    #[arg(long, default_value = "info", value_name = "LEVELS")]
+    log_level: Levels,
+    /// Write the log as JSON.
+    #[arg(long)]
+    log_as_json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let format = if args.log_as_json {
+        Format::Json
+    } else {
+        Format::Text
+    };
+    logging::init(args.log_level.clone(), format, Output::Stderr).context("logging")?;
+    let config = resolve(args);
+    // Two threads: one may build a snapshot while the other answers.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(config))?;
+    Ok(ExitCode::from(exit::OK))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::install().context("installing signal handlers")?;
+    let (trigger, watcher) = drain::channel();
+    let role = role::run(config, Metrics::new(), Readiness::new(), watcher);
+    let mut role = std::pin::pin!(role);
+    tokio::select! {
+        ended = &mut role => ended?,
+        _ = signals.end() => {
+            let (ended, _) = tokio::join!(role, trigger.drain(PATIENCE));
+            ended?;
+        }
+    }
+    Ok(())
+}
+
+fn resolve(args: Args) -> Config {
+    let on = |ip: IpAddr, port: u16| SocketAddr::from((ip, port));
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    Config {
+        identity: Identity {
+            cluster: ClusterId::from(args.cluster_id),
+            network: args.network.into(),
+            mesh_id: args.mesh_id,
+            trust_domain: args.trust_domain,
+            root_namespace: args.namespace,
+        },
+        directories: args.config,
+        cacerts: args.cacerts,
+        jwks: args.jwks,
+        issuers: args.token_issuers,
+        peers: args.peers.into_iter().collect(),
+        state_dir: args.state_dir,
+        addresses: Addresses {
+            xds: on(any, args.xds_port),
+            plaintext: (args.plaintext_port != 0).then(|| on(args.plaintext_address, args.plaintext_port)),
+            http: on(any, args.http_port),
+            monitoring: on(any, args.monitoring_port),
+        },
+        workload_ttl: *args.workload_cert_ttl,
+        version: serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }),
+    }
+}
+
+fn peer(text: &str) -> anyhow::Result<(ClusterId, String)> {
+    let (name, address) = text
+        .split_once('=')
+        .filter(|(name, address)| !name.is_empty() && address.contains(':'))
+        .ok_or_else(|| anyhow!("write NAME=HOST:PORT, as in eu=203.0.113.7:15443"))?;
+    Ok((ClusterId::from(name), address.to_owned()))
+}
