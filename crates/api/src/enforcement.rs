@@ -72,8 +72,17 @@ rules! {
     "Gateway.tls.verifyCertificateHash" REFUSED "use subjectAltNames";
     "Gateway.tls.cipherSuites" REFUSED "remove it; the suites of TLS 1.2 and 1.3 that count as safe are offered";
     "Gateway.tls.maxProtocolVersion" REFUSED "remove it; TLS 1.3 is offered";
+    "Gateway.tls.subjectAltNames" ENFORCED "";
+    "Gateway.tls.minProtocolVersion" ENFORCED "";
+    "DestinationRule.tls.subjectAltNames" ENFORCED "";
+    "ServiceEntry.subjectAltNames" ENFORCED "";
+    "Sidecar.outboundTrafficPolicy.mode" ENFORCED "";
+    "Sidecar.outboundTrafficPolicy.egressProxy" REFUSED "route to the egress gateway by a VirtualService";
+    "Sidecar.ingress.tls" REFUSED "use PeerAuthentication";
     "DestinationRule.tls.caCrl" REFUSED "remove it; revoked server certificates would be accepted";
     "DestinationRule.workloadSelector" REFUSED "remove it; the policy would apply to every caller";
+    "MeshConfig.meshMTLS" REFUSED "remove it; the mesh speaks TLS 1.2 and 1.3 with safe suites";
+    "MeshConfig.tlsDefaults" REFUSED "set minProtocolVersion in the Gateway's servers";
     "MeshConfig.pathNormalization" REFUSED "remove it; paths are normalised as BASE";
 }
 

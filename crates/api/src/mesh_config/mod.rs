@@ -90,6 +90,7 @@ message! {
         /// How paths are normalised before they are matched.
         path_normalization: Option<PathNormalization>,
         /// TLS between sidecars.
+        #[serde(rename = "meshMTLS")]
         mesh_mtls: Option<TlsConfig>,
         /// TLS by default elsewhere.
         tls_defaults: Option<TlsConfig>,

@@ -55,6 +55,18 @@ impl Validate for MeshConfig {
         ) {
             enforcement::require("MeshConfig.pathNormalization", &at.field("pathNormalization"));
         }
+        for (set, field, rule) in [
+            (self.mesh_mtls.is_some(), "meshMTLS", "MeshConfig.meshMTLS"),
+            (
+                self.tls_defaults.is_some(),
+                "tlsDefaults",
+                "MeshConfig.tlsDefaults",
+            ),
+        ] {
+            if set {
+                enforcement::require(rule, &at.field(field));
+            }
+        }
         if !matches!(self.compatibility.as_str(), "" | "istio") {
             at.field("compatibility")
                 .error("only \"istio\" is known", "remove it, or write istio");

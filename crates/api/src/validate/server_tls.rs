@@ -75,6 +75,16 @@ pub(super) fn validate(tls: &ServerTlsSettings, at: &At<'_>) {
         }
     }
     for (set, field, rule) in [
+        (
+            !tls.subject_alt_names.is_empty(),
+            "subjectAltNames",
+            "Gateway.tls.subjectAltNames",
+        ),
+        (
+            tls.min_protocol_version != TlsProtocol::TlsAuto,
+            "minProtocolVersion",
+            "Gateway.tls.minProtocolVersion",
+        ),
         (!tls.ca_crl.is_empty(), "caCrl", "Gateway.tls.caCrl"),
         (
             !tls.verify_certificate_spki.is_empty(),

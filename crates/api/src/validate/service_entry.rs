@@ -11,6 +11,7 @@ use super::field::{
 use super::metadata::clip;
 use super::{At, Context, Validate, workload_entry};
 use crate::codes;
+use crate::enforcement;
 use crate::istio::ServiceEntry;
 use crate::istio::service_entry::{Location, Resolution};
 
@@ -29,6 +30,9 @@ impl Validate for ServiceEntry {
         }
         self.endpoints(&at.field("endpoints"));
         self.resolution(&at);
+        if !self.subject_alt_names.is_empty() {
+            enforcement::require("ServiceEntry.subjectAltNames", &at.field("subjectAltNames"));
+        }
         for (i, name) in self.subject_alt_names.iter().enumerate() {
             if name.is_empty() {
                 at.field("subjectAltNames")

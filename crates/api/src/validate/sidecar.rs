@@ -5,6 +5,7 @@ use super::gateway::bind;
 use super::metadata::clip;
 use super::traffic_policy::connection_pool;
 use super::{At, Context, Validate, server_tls};
+use crate::enforcement;
 use crate::istio::Sidecar;
 use crate::mesh_config::ROOT_NAMESPACE;
 
@@ -42,13 +43,9 @@ impl Validate for Sidecar {
             .as_ref()
             .and_then(|p| p.egress_proxy.as_ref())
         {
-            host(
-                &proxy.host,
-                false,
-                &at.field("outboundTrafficPolicy")
-                    .field("egressProxy")
-                    .field("host"),
-            );
+            let at = at.field("outboundTrafficPolicy").field("egressProxy");
+            host(&proxy.host, false, &at.field("host"));
+            enforcement::require("Sidecar.outboundTrafficPolicy.egressProxy", &at);
         }
     }
 }
@@ -67,6 +64,7 @@ impl Sidecar {
             bind(&listener.bind, &at.field("bind"));
             default_endpoint(&listener.default_endpoint, &at.field("defaultEndpoint"));
             if let Some(tls) = &listener.tls {
+                enforcement::require("Sidecar.ingress.tls", &at.field("tls"));
                 server_tls::validate(tls, &at.field("tls"));
             }
             if let Some(pool) = &listener.connection_pool {

@@ -752,6 +752,28 @@ fn authorization_policies_are_accepted_only_as_far_as_they_are_enforced() {
 }
 
 #[test]
+fn other_security_rules_are_refused_until_they_are_enforced() {
+    let tls =
+        "ingress:\n- port: {number: 80, name: a, protocol: HTTPS}\n  tls: {mode: SIMPLE, credentialName: a}";
+    one(
+        "Sidecar",
+        tls,
+        7,
+        "ISM0006",
+        "Sidecar.ingress.tls is not enforced",
+    );
+    let proxy = "outboundTrafficPolicy: {mode: REGISTRY_ONLY, egressProxy: {host: a.b}}";
+    one("Sidecar", proxy, 5, "ISM0006", "egressProxy is not enforced");
+    let (_, findings) =
+        crate::mesh_config::from_text("meshMTLS: {minProtocolVersion: TLSV1_3}\n", "mesh.yaml");
+    assert_eq!(findings[0].code.id, "ISM0006");
+    fine(
+        "ServiceEntry",
+        "hosts: [a.com]\nports: [{number: 80, name: a}]\nresolution: DNS\nsubjectAltNames: [b.com]",
+    );
+}
+
+#[test]
 fn kubernetes_services() {
     fine(
         "Service",

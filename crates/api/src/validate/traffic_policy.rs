@@ -430,6 +430,12 @@ fn client_tls(tls: &ClientTlsSettings, at: &At<'_>) {
                 .error("the name is empty", "write a DNS name or a SPIFFE id");
         }
     }
+    if !tls.subject_alt_names.is_empty() {
+        enforcement::require(
+            "DestinationRule.tls.subjectAltNames",
+            &at.field("subjectAltNames"),
+        );
+    }
     if !tls.ca_crl.is_empty() {
         enforcement::require("DestinationRule.tls.caCrl", &at.field("caCrl"));
     }
