@@ -31,6 +31,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// How long the first bytes may take when the version has to be told from them.
 const PREFACE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a fresh connection may take for its only request once it is to end.
+const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// A connection as its requests see it.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub struct HttpConnection {
     version: Cell<u64>,
     /// Requests in flight.
     active: Cell<u32>,
+    /// A request has begun on it.
+    used: Cell<bool>,
     idle_since: Cell<Instant>,
 }
 
@@ -78,6 +82,7 @@ impl InFlight {
     /// Begins a request.
     pub fn on(connection: &Rc<HttpConnection>) -> Self {
         connection.active.set(connection.active.get() + 1);
+        connection.used.set(true);
         Self(connection.clone())
     }
 }
@@ -103,6 +108,7 @@ pub async fn serve(cx: Rc<Worker>, facts: Rc<Facts>, chain: Arc<FilterChain>, st
         chain: RefCell::new(chain.clone()),
         version: Cell::new(cx.live().version),
         active: Cell::new(0),
+        used: Cell::new(false),
         idle_since: Cell::new(Instant::now()),
     });
     let (worker, served) = (cx.clone(), connection.clone());
@@ -185,22 +191,34 @@ async fn drive(
         .idle_timeout
         .filter(|d| !d.is_zero() && *d < Duration::MAX);
     let mut ending = false;
+    let mut told = false;
     changes.mark_changed();
     loop {
         tokio::select! {
             ended = engine.as_mut() => return ended,
             changed = changes.changed(), if !ending => {
                 let gone = changed.is_err() || cx.is_draining() || connection.follow(cx).is_none();
-                if gone {
-                    ending = true;
-                    engine.as_mut().shut_down();
-                }
+                ending = gone;
+            }
+            // A connection that was accepted is owed an answer: the engine would close it unheard.
+            () = begun(connection), if ending && !told => {
+                told = true;
+                engine.as_mut().shut_down();
             }
             () = idle_for(connection, idle), if !ending => {
                 ending = true;
+                told = true;
                 engine.as_mut().shut_down();
             }
         }
+    }
+}
+
+/// Waits until the connection has had a request, or had its time to send one.
+async fn begun(connection: &HttpConnection) {
+    let deadline = Instant::now() + LAST_CALL;
+    while !connection.used.get() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -24,4 +24,6 @@ pub mod request;
 pub mod retry;
 pub mod route;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod upgrade;

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,11 +58,24 @@ pub struct Worker {
     pub connections: Cell<u64>,
     /// Requests in flight now.
     pub requests: Cell<u64>,
-    live: RefCell<Arc<Live>>,
+    live: RefCell<Rc<Current>>,
     /// Listeners without a socket, by the destination they stand for and their direction.
     destinations: RefCell<HashMap<(SocketAddr, u8), Arc<Listener>>>,
     changed: watch::Sender<Change>,
     connection_ids: Cell<u64>,
+}
+
+/// A worker's hold on the configuration: requests count references to this within the worker, and leave
+/// the count that all workers share alone.
+#[derive(Debug, Default)]
+pub struct Current(Arc<Live>);
+
+impl Deref for Current {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.0
+    }
 }
 
 /// What connections are told.
@@ -94,7 +108,7 @@ impl Worker {
     }
 
     /// The configuration now.
-    pub fn live(&self) -> Arc<Live> {
+    pub fn live(&self) -> Rc<Current> {
         self.live.borrow().clone()
     }
 
@@ -155,7 +169,7 @@ impl Worker {
             .map(|l| ((l.address, l.direction as u8), l.clone()))
             .collect();
         let version = live.version;
-        drop(self.live.replace(live));
+        drop(self.live.replace(Rc::new(Current(live))));
         self.tls.prune();
         self.changed.send_modify(|c| c.version = version);
     }

@@ -26,7 +26,7 @@ const BREATH: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct Sockets(HashMap<SocketAddr, Open>);
 
-/// A socket and the listener it accepts for now.
+/// A socket and the listener that it accepts for at present.
 #[derive(Debug)]
 struct Open {
     listener: Rc<RefCell<Arc<Listener>>>,

@@ -210,3 +210,31 @@ fn workers_are_threads_that_share_a_port() {
         assert!(TcpStream::connect(at).await.is_err());
     });
 }
+
+#[test]
+fn a_draining_worker_answers_who_still_comes_and_says_it_is_the_last_time() {
+    run(async {
+        let app = Server::http1("app").await;
+        let at = free();
+        let config = Config::default()
+            .listener(listener("http", at, vec![chain("c", http_to("a"))]))
+            .cluster(cluster("a"), vec![endpoint(app.address)]);
+        let proxy = Proxy::start(config.live(1)).await;
+        proxy.orders.send(Order::Drain).await.unwrap();
+        let report = proxy.report().await;
+        assert_eq!(report.connections, 0);
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("app"),
+            "{answer}"
+        );
+        assert!(answer.contains("connection: close"), "{answer}");
+    });
+}
