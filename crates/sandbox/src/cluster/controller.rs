@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use isthmus_api::Object;
+use isthmus_pki::TokenIssuer;
 use tokio::sync::{mpsc, oneshot};
 
 use super::addresses::Addresses;
@@ -15,7 +16,6 @@ use super::desired::{self, Desired, PodRecord, Replacements, Unrunnable, desired
 use super::engine::{Engine, Statuses};
 use super::files::{UserFiles, write_list, write_whole};
 use super::settings::ClusterSettings;
-use super::token::Minter;
 use super::view::{self, View};
 use crate::plan::{PodKey, PodStatus};
 
@@ -60,7 +60,7 @@ impl Controller {
     pub fn start(
         settings: Arc<ClusterSettings>,
         own: Vec<Arc<Object>>,
-        minter: Minter,
+        issuer: TokenIssuer,
         engine: Arc<impl Engine>,
     ) -> io::Result<Self> {
         std::fs::create_dir_all(settings.config_dir())?;
@@ -72,7 +72,7 @@ impl Controller {
             files: UserFiles::new(settings.config_dir()),
             settings: settings.clone(),
             own,
-            minter,
+            issuer,
             root_cert,
             engine,
             shared: shared.clone(),
@@ -141,7 +141,7 @@ struct State<E> {
     settings: Arc<ClusterSettings>,
     files: UserFiles,
     own: Vec<Arc<Object>>,
-    minter: Minter,
+    issuer: TokenIssuer,
     root_cert: String,
     engine: Arc<E>,
     shared: Arc<Mutex<Shared>>,
@@ -213,7 +213,7 @@ impl<E: Engine> State<E> {
         let (wanted, unrunnable) = desired(&desired::Inputs {
             settings: &self.settings,
             objects: &objects,
-            minter: &self.minter,
+            issuer: &self.issuer,
             root_cert: self.root_cert.as_bytes(),
             replacements: &self.replacements,
         });
@@ -312,7 +312,7 @@ impl<E: Engine> State<E> {
         let (wanted, _) = desired(&desired::Inputs {
             settings: &self.settings,
             objects: &self.objects(),
-            minter: &self.minter,
+            issuer: &self.issuer,
             root_cert: self.root_cert.as_bytes(),
             replacements: &self.replacements,
         });
@@ -395,10 +395,10 @@ impl<E: Engine> State<E> {
 ///
 /// # Errors
 /// The file system refuses.
-pub fn write_jwks(settings: &ClusterSettings, minter: &Minter) -> io::Result<()> {
+pub fn write_jwks(settings: &ClusterSettings, issuer: &TokenIssuer) -> io::Result<()> {
     let file = settings.jwks_file();
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    write_whole(&file, minter.jwks().to_string().as_bytes())
+    write_whole(&file, issuer.key_set().as_bytes())
 }

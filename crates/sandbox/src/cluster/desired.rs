@@ -11,10 +11,11 @@ use isthmus_api::kubernetes::pod::{Container, EnvVar, PodSpec, Probe as PodProbe
 use isthmus_api::kubernetes::{Deployment, IntOrString, Node, Pod};
 use isthmus_api::{Kind, Object};
 use isthmus_model::{Labels, Locality};
+use isthmus_pki::TokenIssuer;
 
 use super::inject::{self, Injection, ProxyPod};
 use super::settings::ClusterSettings;
-use super::token::{self, Minter};
+use super::token;
 use crate::plan::{Check, ContainerPlan, DnsPlan, PodKey, PodPlan, Probe, Program};
 
 /// How long a token is valid; a real kubelet renews it, a sandbox is not meant to live as long.
@@ -72,7 +73,7 @@ pub struct Inputs<'a> {
     /// The user's objects.
     pub objects: &'a [Arc<Object>],
     /// Signs tokens.
-    pub minter: &'a Minter,
+    pub issuer: &'a TokenIssuer,
     /// PEM of the trusted roots.
     pub root_cert: &'a [u8],
     /// Replaced replicas.
@@ -288,9 +289,7 @@ impl<'a> World<'a> {
 
     fn files(&self, key: &PodKey, uid: &str, account: &str) -> Result<BTreeMap<PathBuf, Vec<u8>>, String> {
         let mint = |audience: &str| {
-            self.inputs
-                .minter
-                .mint(key, uid, account, audience, TOKEN_LIFE)
+            token::mint(self.inputs.issuer, key, uid, account, audience, TOKEN_LIFE)
                 .map(String::into_bytes)
                 .map_err(|e| e.to_string())
         };

@@ -105,6 +105,9 @@ pub fn proxy_container(
         ("XDS_ROOT_CA", ROOT_CERT.to_owned()),
         ("CA_ROOT_CA", ROOT_CERT.to_owned()),
     ];
+    let ttl = settings
+        .workload_cert_ttl
+        .map(|ttl| ("SECRET_TTL", format!("{}s", ttl.as_secs())));
     ContainerPlan {
         name: "istio-proxy".to_owned(),
         program: Program::Isthmus(
@@ -113,7 +116,11 @@ pub fn proxy_container(
                 .map(str::to_owned)
                 .collect(),
         ),
-        env: env.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        env: env
+            .into_iter()
+            .chain(ttl)
+            .map(|(k, v)| (k.to_owned(), v))
+            .collect(),
         readiness: Some(Probe {
             check: Check::Http {
                 port: 15021,

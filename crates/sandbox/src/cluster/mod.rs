@@ -29,7 +29,7 @@ pub use desired::PodRecord;
 pub use engine::{Engine, EngineFuture, Statuses};
 pub use files::write_whole;
 pub use settings::ClusterSettings;
-pub use token::{AUDIENCE, ISSUER, MintError, Minter};
+pub use token::{AUDIENCE, ISSUER, issuer};
 
 #[cfg(test)]
 mod samples_tests;

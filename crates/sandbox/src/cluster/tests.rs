@@ -149,13 +149,8 @@ async fn a_deployment_becomes_pods_with_sidecars_addresses_and_endpoints() {
     let settings = settings(dir.path());
     std::fs::write(settings.config_dir().join("echo.yaml"), ECHO).unwrap();
     let engine = Remembering::new();
-    let controller = Controller::start(
-        settings.clone(),
-        Vec::new(),
-        Minter::new("us").unwrap(),
-        engine.clone(),
-    )
-    .unwrap();
+    let controller =
+        Controller::start(settings.clone(), Vec::new(), issuer().unwrap(), engine.clone()).unwrap();
 
     until("two endpoints", || {
         let slices = state(&settings, "endpointslices");
@@ -205,13 +200,8 @@ async fn a_broken_file_and_an_unknown_image_are_said_and_leave_the_rest() {
     let file = settings.config_dir().join("echo.yaml");
     std::fs::write(&file, ECHO).unwrap();
     let engine = Remembering::new();
-    let controller = Controller::start(
-        settings.clone(),
-        Vec::new(),
-        Minter::new("us").unwrap(),
-        engine.clone(),
-    )
-    .unwrap();
+    let controller =
+        Controller::start(settings.clone(), Vec::new(), issuer().unwrap(), engine.clone()).unwrap();
     until("two pods", || controller.pods().len() == 2).await;
 
     std::fs::write(&file, "kind: [").unwrap();
@@ -230,21 +220,4 @@ async fn a_broken_file_and_an_unknown_image_are_said_and_leave_the_rest() {
         findings[0].contains("echo.yaml:") && findings[0].contains("command"),
         "{findings:?}"
     );
-}
-
-#[test]
-fn tokens_have_three_parts_and_the_keys_verify_them() {
-    let minter = Minter::new("us").unwrap();
-    let pod = PodKey {
-        cluster: "us".into(),
-        namespace: "echo".into(),
-        name: "echo-1".into(),
-    };
-    let token = minter
-        .mint(&pod, "uid", "default", AUDIENCE, Duration::from_secs(60))
-        .unwrap();
-    assert_eq!(token.split('.').count(), 3);
-    let key = &minter.jwks()["keys"][0];
-    assert_eq!(key["x"].as_str().unwrap().len(), 43, "32 bytes as base64url");
-    assert_eq!(key["y"].as_str().unwrap().len(), 43, "32 bytes as base64url");
 }

@@ -13,7 +13,7 @@ use super::handler::Sandbox;
 use super::machine::Machine;
 use super::names::Names;
 use super::{Options, Step, certificates, members};
-use crate::cluster::{ClusterSettings, Controller, Minter, write_jwks};
+use crate::cluster::{ClusterSettings, Controller, issuer, write_jwks};
 use crate::network::{Network, publish};
 use crate::plan::PodStatus;
 use crate::pod::Pods;
@@ -90,10 +90,10 @@ async fn live(
             &settings.config_dir(),
         )?;
         let started = || -> std::result::Result<Controller, String> {
-            let minter = Minter::new(settings.id.as_str()).map_err(|e| e.to_string())?;
-            write_jwks(&settings, &minter).map_err(|e| e.to_string())?;
+            let issuer = issuer().map_err(|e| e.to_string())?;
+            write_jwks(&settings, &issuer).map_err(|e| e.to_string())?;
             let own = members::objects(&settings)?;
-            Controller::start(Arc::new(settings.clone()), own, minter, machine.clone())
+            Controller::start(Arc::new(settings.clone()), own, issuer, machine.clone())
                 .map_err(|e| e.to_string())
         };
         controllers.push(started().map_err(|reason| Error::Cluster {

@@ -35,6 +35,7 @@ fn yaml(settings: &ClusterSettings) -> String {
         format!("--config={}", settings.state_dir().display()),
         format!("--cacerts={}", settings.cacerts_dir().display()),
         format!("--jwks={}", settings.jwks_file().display()),
+        format!("--token-issuer={}", crate::cluster::ISSUER),
         format!("--state-dir={}", settings.control_plane_dir().display()),
     ];
     arguments.extend(
@@ -43,9 +44,6 @@ fn yaml(settings: &ClusterSettings) -> String {
             .iter()
             .map(|(id, address)| format!("--peer={id}={address}")),
     );
-    if let Some(ttl) = settings.workload_cert_ttl {
-        arguments.push(format!("--workload-cert-ttl={}s", ttl.as_secs()));
-    }
     let mut args = String::new();
     for argument in arguments {
         // JSON strings are YAML strings.
