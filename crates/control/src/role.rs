@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::ingest::directory::Directory;
+use crate::ingest::overlay::Overlay;
 use crate::member::{MemberHead, MemberState, PeerState};
 use crate::mesh::Identity;
 use crate::peering::{self, Peering};
@@ -39,7 +40,7 @@ const AUTHORITY_POLL: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Who we are.
     pub identity: Identity,
-    /// Directories of YAML.
+    /// Directories of YAML; where two have an object, the later one's counts.
     pub directories: Vec<PathBuf>,
     /// Directory with the files of the secret `cacerts`; `None` signs with a root of its own, kept in the
     /// state directory.
@@ -208,11 +209,16 @@ fn start_sources(
     // A source sends what changed on disk, which its own limits bound; the builder only applies it.
     let (sender, changes) = mpsc::unbounded_channel();
     let (failed, failures) = mpsc::unbounded_channel();
-    for directory in directories {
-        let sender = sender.clone();
+    let overlay = Arc::new(Mutex::new(Overlay::new(directories.len())));
+    for (layer, directory) in directories.iter().enumerate() {
+        let (sender, overlay) = (sender.clone(), Arc::clone(&overlay));
         let failed = failed.clone();
         let source = Box::new(Directory::new(directory.clone()));
-        let reading = source.run(Box::new(move |changes| sender.send(changes).is_ok()));
+        let reading = source.run(Box::new(move |changes| {
+            // Held while sending, so that what is sent comes in the order in which it was decided.
+            let mut overlay = overlay.lock().unwrap_or_else(PoisonError::into_inner);
+            sender.send(overlay.apply(layer, changes)).is_ok()
+        }));
         let work = async move {
             if let Err(error) = reading.await {
                 tracing::error!("{error}");

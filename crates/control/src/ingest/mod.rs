@@ -5,4 +5,5 @@
 //! ```
 
 pub mod directory;
+pub mod overlay;
 pub mod store;

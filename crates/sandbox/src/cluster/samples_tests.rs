@@ -37,7 +37,7 @@ fn pods(cluster: &str) -> Vec<Desired> {
     let inputs = Inputs {
         settings: &settings(cluster),
         objects: &parsed.objects,
-        minter: &Minter::new(cluster).unwrap(),
+        issuer: &issuer().unwrap(),
         root_cert: b"root",
         replacements: &HashMap::new(),
     };

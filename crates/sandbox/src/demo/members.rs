@@ -44,6 +44,9 @@ fn yaml(settings: &ClusterSettings) -> String {
             .iter()
             .map(|(id, address)| format!("--peer={id}={address}")),
     );
+    if let Some(ttl) = settings.workload_cert_ttl {
+        arguments.push(format!("--workload-cert-ttl={}s", ttl.as_secs()));
+    }
     let mut args = String::new();
     for argument in arguments {
         // JSON strings are YAML strings.

@@ -115,7 +115,14 @@ fn discovery(c: &e::Cluster, name: &Arc<str>) -> Result<Discovery, Refusal> {
     };
     Ok(match kind {
         T::Static => {
-            let endpoints = endpoints(c, name)?;
+            let endpoints = match c.load_assignment {
+                Some(_) => endpoints(c, name)?,
+                // Istio's BlackHoleCluster has none: nothing is reached through it.
+                None => Arc::new(Endpoints {
+                    cluster: name.clone(),
+                    ..Endpoints::default()
+                }),
+            };
             if let Some(host) = named(&endpoints) {
                 return Err(Refusal::new(
                     "load_assignment",
