@@ -1,4 +1,4 @@
-//! A bounded, blocking HTTP/1.1 GET for the admin ports of our own processes.
+//! A bounded, blocking HTTP/1.1 request without a body for the admin ports of our own processes.
 //!
 //! Plaintext, one request a connection, answers up to 256 MiB. Not a general client.
 
@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 const LIMIT: u64 = 256 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Fetches `path` from `authority` (`HOST:PORT`) and gives back the body; any status but 200 is an error.
-pub fn get(authority: &str, path: &str) -> anyhow::Result<Vec<u8>> {
+/// Asks `authority` (`HOST:PORT`) for `path` and gives back the body; any status but 200 is an error.
+pub fn request(method: &str, authority: &str, path: &str) -> anyhow::Result<Vec<u8>> {
     let address = authority
         .to_socket_addrs()
         .with_context(|| format!("{authority:?} is not an address of the form HOST:PORT"))?
@@ -23,15 +23,17 @@ pub fn get(authority: &str, path: &str) -> anyhow::Result<Vec<u8>> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(
-        format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\naccept: */*\r\n\r\n")
-            .as_bytes(),
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\ncontent-length: 0\r\naccept: */*\r\n\r\n"
+        )
+        .as_bytes(),
     )?;
     let mut answer = Vec::new();
     stream
         .take(LIMIT)
         .read_to_end(&mut answer)
         .with_context(|| format!("reading {path} from {authority}"))?;
-    parse(&answer).with_context(|| format!("answer of {authority} to GET {path}"))
+    parse(&answer).with_context(|| format!("answer of {authority} to {method} {path}"))
 }
 
 fn parse(answer: &[u8]) -> anyhow::Result<Vec<u8>> {

@@ -12,7 +12,7 @@ use nix::unistd::pipe;
 
 use super::exit;
 use super::sandbox::Dir;
-use crate::http_get::get;
+use crate::http_get::request;
 
 /// A process that answers HTTP on an admin port.
 #[derive(Debug, Clone)]
@@ -26,9 +26,18 @@ pub enum Admin {
 impl Admin {
     /// The body of a path.
     pub fn fetch(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        self.ask("GET", path)
+    }
+
+    /// The answer to a POST without a body, which changes something.
+    pub fn post(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        self.ask("POST", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
         match self {
-            Self::Address(address) => get(address, path),
-            Self::Pod(dir, workload, port) => in_pod(dir, workload, *port, path)
+            Self::Address(address) => request(method, address, path),
+            Self::Pod(dir, workload, port) => in_pod(dir, workload, *port, method, path)
                 .with_context(|| format!("{path} of {workload} on port {port}")),
         }
     }
@@ -41,15 +50,22 @@ impl Admin {
 }
 
 /// Runs `isthmus admin-get` inside the pod and reads what it prints.
-fn in_pod(dir: &Dir, workload: &Workload, port: u16, path: &str) -> anyhow::Result<Vec<u8>> {
+fn in_pod(dir: &Dir, workload: &Workload, port: u16, method: &str, path: &str) -> anyhow::Result<Vec<u8>> {
     let (read, write) = pipe().context("no pipe can be made")?;
     let (errors, write_errors) = pipe().context("no pipe can be made")?;
     let null = File::open("/dev/null").context("/dev/null")?;
     let exec = Exec {
         workload: workload.clone(),
-        argv: ["isthmus", "admin-get", &format!("127.0.0.1:{port}"), path]
-            .map(str::to_owned)
-            .to_vec(),
+        argv: [
+            "isthmus",
+            "admin-get",
+            "--method",
+            method,
+            &format!("127.0.0.1:{port}"),
+            path,
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         env: BTreeMap::new(),
     };
     let descriptors = [null.as_raw_fd(), write.as_raw_fd(), write_errors.as_raw_fd()];
@@ -74,6 +90,9 @@ fn in_pod(dir: &Dir, workload: &Workload, port: u16, path: &str) -> anyhow::Resu
 /// Fetch a path from an admin port and print the answer; what other commands run inside pods.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// GET, or POST for what changes something.
+    #[arg(long, default_value = "GET")]
+    method: String,
     /// HOST:PORT
     address: String,
     /// Path with query.
@@ -82,7 +101,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     use std::io::Write;
-    let body = get(&args.address, &args.path)?;
+    let body = request(&args.method, &args.address, &args.path)?;
     std::io::stdout().write_all(&body)?;
     Ok(ExitCode::from(exit::OK))
 }

@@ -11,11 +11,16 @@ use isthmus_api::{Parsed, analyze, mesh_config};
 
 use super::{exit, validate};
 
+/// Find out what a set of resources will do other than meant.
+///
 /// Checks resources by themselves and against each other. What is not in the files is taken not to exist,
 /// so give every file of a cluster at once.
 ///
 /// Exits with 79 when there is a finding of the failure threshold or worse.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus analyze samples/two-clusters/us\n  isthmus analyze -o json --failure-threshold warning mesh/"
+)]
 pub struct Args {
     /// Files and directories of YAML or JSON; `-` reads standard input.
     #[arg(value_name = "FILE|DIR", required = true)]

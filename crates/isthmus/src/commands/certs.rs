@@ -16,7 +16,14 @@ use super::exit;
 /// Days in the life of Istio's root and intermediates.
 const TEN_YEARS: u32 = 3650;
 
+/// Make and show the certificates that let clusters trust each other.
+///
+/// One root for the mesh, whose key stays away from the clusters, and an intermediate for each of them,
+/// under the names of Istio's secret `cacerts`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus certs root\n  isthmus certs intermediate us eu\n  isthmus certs show certs certs/us certs/eu"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Certs,

@@ -30,6 +30,9 @@ const GATEWAYS: usize = 2;
 /// demo runs.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Examples:\n  isthmus demo\n  isthmus demo --detach --clusters us,eu,ap\n  isthmus demo status\n  isthmus demo break black-hole us/reviews-v1\n  isthmus demo break mend\n  isthmus demo down"
+)]
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,

@@ -13,8 +13,11 @@ use super::sandbox::Dir;
 /// Run a program of this machine inside a pod of the demo.
 ///
 /// The program sees the pod's address, names and files, and its traffic is captured like the
-/// application's. For instance: isthmus exec us/sleep -- curl -s http://echo.eu.mesh.local
+/// application's. Signals reach it, and its exit code is the command's.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus exec us/sleep -- curl -s http://echo.eu.mesh.local\n  isthmus exec us/sleep.foo -- sh\n  isthmus exec eu/sleep -- isthmus fetch http://details:9080/details/0"
+)]
 pub struct Args {
     /// Pod or Deployment: CLUSTER/WORKLOAD or CLUSTER/WORKLOAD.NAMESPACE.
     workload: Workload,

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod exec;
 pub mod peer;
 pub mod proxy;
+pub mod proxy_config;
 pub mod proxy_status;
 pub mod redirect;
 pub mod resources;
@@ -57,22 +58,17 @@ pub enum Command {
     Get(resources::Get),
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::Args),
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Args),
     Peer(peer::Args),
     Fetch(sample::Fetch),
     Sample(sample::Sample),
-    /// Make and show the certificates that let clusters trust each other.
     Certs(certs::Args),
-    /// Run the control plane of a member cluster.
     ControlPlane(control_plane::Args),
-    /// Run a proxy: sidecar, gateway, or from a static bootstrap file.
     Proxy(proxy::Args),
-    /// Check resources by themselves, one finding a line.
     Validate(validate::Args),
-    /// Find out what a set of resources will do other than meant.
     Analyze(analyze::Args),
-    /// Redirect a pod's traffic through its proxy, in this network namespace.
     Redirect(redirect::Args),
-    /// Print the version and what this binary was built from.
     Version(version::Args),
     #[command(hide = true)]
     AdminGet(admin::Args),
@@ -91,6 +87,7 @@ impl Command {
             Self::Get(args) => resources::get(args),
             Self::Proxy(args) => proxy::run(args),
             Self::ProxyStatus(args) => proxy_status::run(args),
+            Self::ProxyConfig(args) => proxy_config::run(args),
             Self::Peer(args) => peer::run(args),
             Self::AdminGet(args) => admin::run(args),
             Self::Fetch(args) => sample::fetch(args),

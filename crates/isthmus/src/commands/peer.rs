@@ -11,6 +11,7 @@ use super::sandbox::{Dir, Output, print, table};
 
 /// Look at the links between control planes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: isthmus peer list")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,

@@ -21,9 +21,15 @@ enum Kind {
     Router,
 }
 
-/// The environment is Istio's: `POD_NAME`, `POD_NAMESPACE`, `INSTANCE_IP`, `SERVICE_ACCOUNT`, `ISTIO_META_*`,
+/// Run a proxy: a sidecar, a gateway, or whatever a static bootstrap file says.
+///
+/// Its control plane tells it what to do, by xDS; -c takes an Envoy v3 bootstrap in place of one. Without
+/// flags it reads who it is from the environment, which is Istio's: `POD_NAME`, `POD_NAMESPACE`, `INSTANCE_IP`, `SERVICE_ACCOUNT`, `ISTIO_META_*`,
 /// `ISTIO_METAJSON_LABELS`, `TRUST_DOMAIN`, `CA_ADDR`, `PROXY_XDS_ADDRESS`, `XDS_ROOT_CA`, `CA_ROOT_CA`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus proxy -c envoy.yaml\n  isthmus proxy sidecar --log-level proxy:debug\n  isthmus proxy router"
+)]
 pub struct Args {
     /// Which kind of proxy.
     #[arg(value_enum, required_unless_present = "config")]

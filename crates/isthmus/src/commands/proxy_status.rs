@@ -14,6 +14,9 @@ const DEBUG: u16 = 8080;
 
 /// Show every connected proxy and whether it has acknowledged its configuration.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus proxy-status\n  isthmus proxy-status --admin 127.0.0.1:8080 -o json"
+)]
 pub struct Args {
     /// Ask one control plane at HOST:PORT (its port 8080) instead of those of the demo.
     #[arg(long, value_name = "HOST:PORT")]

@@ -13,7 +13,14 @@ use isthmus_redirect::nft::Version;
 
 use super::exit;
 
+/// Redirect a pod's traffic through its proxy, in this network namespace.
+///
+/// What Istio's init container does with iptables, without any other program. It changes the network
+/// namespace in which it runs; see what it would do with --dry-run.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus redirect apply --dry-run nft\n  isthmus redirect apply --annotation excludeOutboundPorts=3306\n  isthmus redirect verify"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Redirect,

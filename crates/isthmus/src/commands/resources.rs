@@ -15,6 +15,7 @@ use super::sandbox::{Dir, Output, print, table};
 ///
 /// The file is checked first, as `isthmus validate` does; with an error in it nothing is changed.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: isthmus apply --cluster us -f samples/scenarios/canary.yaml")]
 pub struct Apply {
     #[command(flatten)]
     written: Written,
@@ -22,6 +23,7 @@ pub struct Apply {
 
 /// Remove the objects that a YAML file names from a cluster of the demo.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: isthmus delete --cluster us -f samples/scenarios/canary.yaml")]
 pub struct Delete {
     #[command(flatten)]
     written: Written,
@@ -41,6 +43,9 @@ struct Written {
 
 /// Show objects of a cluster of the demo.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus get pods --cluster eu\n  isthmus get virtualservice bookinfo --cluster us -n default -o yaml"
+)]
 pub struct Get {
     /// Kind: pods, services, virtualservices, ...
     kind: String,

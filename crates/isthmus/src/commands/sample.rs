@@ -11,6 +11,7 @@ use super::exit;
 
 /// Run a sample application: echo, httpbin, sleep, productpage, details, reviews, ratings.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: isthmus sample echo --port 8080")]
 pub struct Sample {
     /// Which one.
     name: String,
@@ -30,6 +31,9 @@ pub fn sample(args: Sample) -> anyhow::Result<ExitCode> {
 /// One request prints the answer. With --count or --duration the result is a JSON summary: answers by
 /// status, failures with their time, the longest gap between two successes.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus fetch http://127.0.0.1:8080/headers\n  isthmus exec us/sleep -- isthmus fetch http://reviews:9080/reviews/0 --count 100 --tally served_by.version"
+)]
 pub struct Fetch {
     /// http://HOST[:PORT]/PATH
     url: String,

@@ -11,11 +11,16 @@ use isthmus_api::{Parsed, analyze, codes, load, parse};
 
 use super::exit;
 
+/// Check resources by themselves, one finding a line.
+///
 /// Checks every resource of the files by itself, and hosts that two of them claim. Whether what they refer
 /// to exists is for `isthmus analyze`, since it may stand in other files.
 ///
 /// Exits with 0 when everything is valid (warnings included) and 1 when not.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  isthmus validate -f virtual-service.yaml\n  kubectl get gateways,virtualservices -A -o yaml | isthmus validate -f -"
+)]
 pub struct Args {
     /// File or directory of YAML or JSON; `-` reads standard input. May be given several times.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]

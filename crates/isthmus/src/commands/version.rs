@@ -17,7 +17,9 @@ pub enum Output {
     Json,
 }
 
+/// Print the version and what this binary was built from.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: isthmus version --output json")]
 pub struct Args {
     /// Form of the answer.
     #[arg(short, long, value_enum, default_value_t)]
