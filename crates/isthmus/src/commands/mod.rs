@@ -14,6 +14,8 @@ pub mod redirect;
 pub mod resources;
 pub mod sample;
 pub mod sandbox;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 pub mod version;
 

@@ -36,7 +36,7 @@ const ADMIN: u16 = 15000;
 /// Show what a proxy of the demo, or one at an address, has been told by its control plane.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  isthmus proxy-config cluster us/sleep --fqdn reviews\n  isthmus proxy-config endpoint us/productpage-v1 --cluster 'outbound|9080||reviews.default.svc.cluster.local'\n  isthmus proxy-config route us/istio-ingressgateway -o json\n  isthmus proxy-config log us/sleep --level proxy:debug\n  isthmus proxy-config secret --admin 127.0.0.1:15000"
+    after_help = "Examples:\n  isthmus proxy-config cluster us/sleep --fqdn reviews\n  isthmus proxy-config endpoint us/productpage-v1 --cluster '|9080||reviews'\n  isthmus proxy-config route us/istio-ingressgateway -o json\n  isthmus proxy-config log us/sleep --level proxy:debug\n  isthmus proxy-config secret --admin 127.0.0.1:15000"
 )]
 pub struct Args {
     #[command(subcommand)]

@@ -183,7 +183,7 @@ pub fn destination(route: &Value) -> String {
         .map(|c| {
             let weight = c["weight"].as_u64().unwrap_or_default();
             // Envoy's weights need not add up to a hundred.
-            let share = if total == 0 { 0 } else { weight * 100 / total };
+            let share = (weight * 100).checked_div(total).unwrap_or_default();
             format!("{} ({share}%)", text(c, "name"))
         })
         .collect();
