@@ -21,7 +21,14 @@ use super::exit;
 /// How long streams have to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Run the control plane of a member cluster.
+///
+/// It reads the cluster's objects from directories of YAML and watches them, tells the cluster's proxies
+/// what to do by xDS (15012), signs their certificates, and exchanges services with its peers.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: isthmus control-plane --cluster-id us --network us-net --config mesh/us --cacerts certs/us --peer eu=eastwest.eu.example.net:15443"
+)]
 pub struct Args {
     /// Name of this member cluster.
     #[arg(long, value_name = "NAME")]
