@@ -170,6 +170,7 @@ impl Registry {
 
         let mut gateways: Vec<NetworkGateway> = own_gateways;
         gateways.extend(heads().flat_map(|h| h.gateways.iter().cloned()));
+        let mut gateways = followed(gateways, sources.resolved);
         gateways.sort();
         gateways.dedup();
         findings.sort();
@@ -202,6 +203,25 @@ impl Registry {
     pub fn endpoints_of(&self, key: &ServiceKey) -> Option<&Arc<ServiceEndpoints>> {
         self.endpoints.get(key)
     }
+}
+
+/// Gateways by address: one that has a name counts as what the name resolves to now, since endpoints are
+/// told as addresses.
+fn followed(gateways: Vec<NetworkGateway>, resolved: &ResolvedNames) -> Vec<NetworkGateway> {
+    let mut out = Vec::with_capacity(gateways.len());
+    for gateway in gateways {
+        match &gateway.address {
+            EndpointAddress::Host(name) => {
+                let ips = resolved.get(name).into_iter().flatten();
+                out.extend(ips.map(|ip| NetworkGateway {
+                    address: EndpointAddress::Ip(*ip),
+                    ..gateway.clone()
+                }));
+            }
+            EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => out.push(gateway),
+        }
+    }
+    out
 }
 
 fn read_entries<'a>(

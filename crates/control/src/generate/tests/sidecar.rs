@@ -234,3 +234,27 @@ ports: [{{name: http, port: 9080}}]
 "
     )
 }
+
+#[test]
+fn a_gateway_with_a_name_is_followed_to_its_addresses() {
+    let mut us = us();
+    let mut eu = (*eu()).clone();
+    let mut state = (*eu.registry.exported).clone();
+    let mut head = (*state.head).clone();
+    head.gateways[0].address = "eastwest.eu.example".parse().unwrap();
+    state.head = head.into();
+    eu.registry.exported = state.into();
+    us.hear(&eu);
+    let unresolved = us.told(Sidecar, "sleep-1.default").endpoints(REVIEWS);
+    assert_eq!(unresolved, [("10.0.1.1:9080".to_owned(), 0, 1)]);
+    let addresses = ["198.51.100.20", "198.51.100.21"].map(|ip| ip.parse().unwrap());
+    us.resolved
+        .insert("eastwest.eu.example".parse().unwrap(), addresses.into());
+    let told = us.told(Sidecar, "sleep-1.default").endpoints(REVIEWS);
+    let expected = [
+        ("10.0.1.1:9080", 0, 2),
+        ("198.51.100.20:15443", 1, 2),
+        ("198.51.100.21:15443", 1, 2),
+    ];
+    assert_eq!(told, expected.map(|(a, p, w)| (a.to_owned(), p, w)));
+}
