@@ -44,6 +44,25 @@ pub struct Plan {
     pub tally: Option<String>,
 }
 
+impl Default for Plan {
+    /// One GET of nothing yet, within 30 seconds.
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            method: "GET".to_owned(),
+            headers: Vec::new(),
+            body: String::new(),
+            count: None,
+            duration: None,
+            concurrency: 1,
+            pause: Duration::ZERO,
+            close: false,
+            timeout: Duration::from_secs(30),
+            tally: None,
+        }
+    }
+}
+
 /// What came of many requests.
 #[derive(Debug, Default, Serialize)]
 pub struct Summary {

@@ -173,7 +173,10 @@ impl Sandbox {
             .iter()
             .map(|(record, _)| record.key.namespace.as_str())
             .collect();
-        if namespaces.len() > 1 {
+        // As with kubectl, a name without namespace means the one in `default`, if there is one.
+        if namespaces.len() > 1 && namespaces.contains("default") {
+            found.retain(|(record, _)| record.key.namespace == "default");
+        } else if namespaces.len() > 1 {
             let written: Vec<_> = namespaces.iter().map(|n| format!("{workload}.{n}")).collect();
             return Err(format!(
                 "{workload} is in several namespaces; write one of: {}",

@@ -13,6 +13,7 @@ use super::handler::Sandbox;
 use super::machine::Machine;
 use super::names::Names;
 use super::{Options, Step, certificates, members};
+use crate::apps::fetch;
 use crate::cluster::{ClusterSettings, Controller, issuer, write_jwks};
 use crate::network::{Network, publish};
 use crate::plan::PodStatus;
@@ -23,6 +24,10 @@ use crate::{Error, Result};
 
 /// How long pods have to end when the sandbox does.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long the links between control planes are waited for.
+const PEERS: Duration = Duration::from_secs(5);
+/// From the readiness of the last pod to the moment its cluster's control plane has told it to others.
+const SETTLE: Duration = Duration::from_millis(400);
 /// Port on which gateways take mesh traffic from other networks.
 const EAST_WEST: u16 = 15443;
 
@@ -116,6 +121,10 @@ async fn live(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
+    doing("links between the control planes");
+    // What the last pods changed has to reach the gateways before a user's first request does.
+    tokio::time::sleep(SETTLE).await;
+    wait_for_peers(&sandbox).await;
     sandbox.published = publish_gateways(&sandbox, listeners);
 
     let path = dir.join(socket::FILE);
@@ -213,6 +222,49 @@ async fn wait_until_ready(sandbox: &Sandbox, patience: Duration) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits a little until every control plane hears its peers, so that the first request of a user finds
+/// what is in the other clusters. Peers that do not answer are not waited for.
+async fn wait_for_peers(sandbox: &Sandbox) {
+    let until = Instant::now() + PEERS;
+    for controller in &sandbox.controllers {
+        let id = controller.settings().id.clone();
+        let control_plane = controller.pods().into_iter().find_map(|(record, status)| {
+            (record.owner == "istiod")
+                .then(|| status.map(|s| s.address))
+                .flatten()
+        });
+        let Some(address) = control_plane else { continue };
+        while Instant::now() < until {
+            let (network, id) = (sandbox.machine.network.clone(), id.clone());
+            let asked =
+                tokio::task::spawn_blocking(move || network.run_in(&id, || hears_peers(address))).await;
+            if matches!(asked, Ok(Ok(true))) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Whether a control plane says that all its peers are connected, and that its proxies have what it sent.
+fn hears_peers(address: Ipv4Addr) -> bool {
+    let page = |path: &str| -> serde_json::Value {
+        let plan = fetch::Plan {
+            url: format!("http://{address}:8080{path}"),
+            timeout: Duration::from_secs(1),
+            ..fetch::Plan::default()
+        };
+        let answer = fetch::once(&plan).map(|answer| answer.body).unwrap_or_default();
+        serde_json::from_slice(&answer).unwrap_or_default()
+    };
+    let every = |list: &serde_json::Value, holds: &dyn Fn(&serde_json::Value) -> bool| {
+        list.as_array().is_some_and(|items| items.iter().all(holds))
+    };
+    every(&page("/debug/peersz")["peers"], &|peer| {
+        peer["status"] == "connected"
+    }) && every(&page("/debug/syncz"), &|proxy| proxy["synced"] == true)
 }
 
 /// Joins the host's listeners to port 80 of the clusters' ingress gateways, in order of their names.
