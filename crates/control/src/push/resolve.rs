@@ -17,7 +17,7 @@ use crate::snapshot::Snapshot;
 /// How often names are looked up again.
 const REFRESH: Duration = Duration::from_secs(30);
 /// The same after one that did not resolve.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(500);
 /// One look-up takes no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More names than this are not looked up.
