@@ -16,7 +16,7 @@ use crate::upstream::{Busy, ClusterState, Evidence, Host, PickContext};
 use crate::worker::Worker;
 
 use super::grpc;
-use super::headers::{ATTEMPT_COUNT, NOT_DELIVERED};
+use super::headers::{self, ATTEMPT_COUNT, NOT_DELIVERED};
 use super::limits::Late;
 use super::local_reply::LocalReply;
 use super::outgoing::{ask_upgrade, outgoing};
@@ -79,6 +79,8 @@ pub enum Verdict {
     Answered,
     /// The proxy in front of it says that it never got the request.
     NotDelivered,
+    /// The proxy in front of it says that it died with the request in its hands.
+    Died,
 }
 
 /// Takes note of an answer for outlier detection.
@@ -89,13 +91,17 @@ pub fn judge(cluster: &Rc<ClusterState>, upstream: &Upstream) -> Verdict {
         .tls
         .as_ref()
         .is_some_and(|t| t.verified && !t.uris.is_empty());
-    if proved && upstream.head.headers.contains_key(&NOT_DELIVERED) {
+    let fate = upstream.head.headers.get(&NOT_DELIVERED).filter(|_| proved);
+    if let Some(fate) = fate {
         match lease.host().gateway() {
             // The pod behind this connection is dead, the gateway is not.
             Some(_) => lease.doom(),
             None => cluster.note(lease.host(), Evidence::LocalFailure),
         }
-        return Verdict::NotDelivered;
+        return match *fate == headers::NEVER {
+            true => Verdict::NotDelivered,
+            false => Verdict::Died,
+        };
     }
     let pod = upstream
         .head

@@ -35,6 +35,11 @@ pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-
 /// Set by a sidecar of the mesh on an answer of its own when the request never reached the application:
 /// it may be sent elsewhere without asking what the method is.
 pub const NOT_DELIVERED: HeaderName = HeaderName::from_static("x-isthmus-not-delivered");
+/// Value of [`NOT_DELIVERED`]: the application never saw the request.
+pub const NEVER: HeaderValue = HeaderValue::from_static("1");
+/// Value of [`NOT_DELIVERED`]: the application died with the request in its hands, so that only what
+/// changes nothing may be sent elsewhere.
+pub const PERHAPS: HeaderValue = HeaderValue::from_static("perhaps");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

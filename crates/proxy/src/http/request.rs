@@ -263,6 +263,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
                 let verdict = judge(&cluster, &upstream);
                 let outcome = match verdict {
                     Verdict::NotDelivered => Outcome::NotDelivered,
+                    Verdict::Died => Outcome::Broken(&Broken::Terminated),
                     Verdict::Answered => Outcome::Answer(status, &upstream.head.headers),
                 };
                 if down.body.can_replay() && retries.again(outcome, &cluster) {
@@ -304,10 +305,15 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         {
             record.story.upstream.transport_failure = Some(error.to_string().replace(' ', "_"));
         }
-        let undelivered = !attempts.delivered && inbound && facts.principal().is_some();
+        let fate = match &failure {
+            _ if !inbound || facts.principal().is_none() => None,
+            _ if !attempts.delivered => Some(headers::NEVER),
+            Failure::Broken(Broken::Terminated) => Some(headers::PERHAPS),
+            _ => None,
+        };
         return local_with(down, record, manager, reply, |head| {
-            if undelivered {
-                head.headers.insert(NOT_DELIVERED, HeaderValue::from_static("1"));
+            if let Some(fate) = fate {
+                head.headers.insert(NOT_DELIVERED, fate);
             }
         })
         .await;

@@ -381,6 +381,62 @@ fn a_sidecar_without_its_application_is_passed_over() {
     });
 }
 
+/// The application dies with a request in its hands, its sidecar tells: a GET is answered by another pod, a
+/// POST may have had its effect and is not sent again.
+#[test]
+fn an_application_that_dies_behind_its_sidecar_costs_no_get() {
+    run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dying = socket.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            use tokio::io::AsyncReadExt as _;
+            loop {
+                let (mut stream, _) = socket.accept().await.unwrap();
+                let mut request = [0u8; 4096];
+                let _ = stream.read(&mut request).await;
+            }
+        });
+        let (mesh, good) = (Authority::new("root"), Server::http1("good").await);
+        let mut behind = Vec::new();
+        let mut pods = Vec::new();
+        for app in [dying, good.address] {
+            let at = free();
+            let config = Config::default()
+                .listener(inbound(at, || http_to("inbound"), false))
+                .cluster(cluster("inbound"), vec![endpoint(app)])
+                .secret("default", mesh.identity("reviews"))
+                .secret("ROOTCA", mesh.roots());
+            behind.push(Proxy::start(config.live(1)).await);
+            pods.push(mesh_endpoint(at));
+        }
+        let mut ours = mesh_cluster("reviews", client_tls("outbound_.9080_._.reviews", "reviews"));
+        ours.isthmus.unacked_timeout = Some(Duration::from_secs(1));
+        ours.balancer = Balancer::RoundRobin;
+        let at = free();
+        let route = retrying("reviews", (*retries()).clone());
+        let config = Config::default()
+            .listener(listener(
+                "http",
+                at,
+                vec![chain("c", http(manager(inline(vec![route]))))],
+            ))
+            .cluster(ours, pods)
+            .secret("default", mesh.identity("sleep"))
+            .secret("ROOTCA", mesh.roots());
+        let _front = Proxy::start(config.live(1)).await;
+        for _ in 0..10 {
+            assert_eq!(get(at, "reviews", "/").await.body, "good");
+        }
+        let mut failed = 0;
+        for _ in 0..10 {
+            let answer = request(at, "POST", "reviews", "/", &[], "x").await;
+            assert_eq!(answer.header("x-isthmus-not-delivered"), "");
+            failed += u32::from(answer.status == 503);
+        }
+        assert_eq!(failed, 5, "a POST that was sent is not sent again");
+    });
+}
+
 /// A server that closes every connection after one answer, without saying so: what was pooled is stale.
 #[test]
 fn stale_connections_are_no_failures() {

@@ -10,6 +10,7 @@ use isthmus_api::istio::DestinationRule;
 use isthmus_api::istio::destination_rule::ClientTlsMode;
 use isthmus_model::{ClusterName, Port, Protocol, Resolution, ServiceOrigin, SpiffeId};
 use isthmus_xds::envoy::cluster::Cluster;
+use isthmus_xds::envoy::cluster::UpstreamConnectionOptions;
 use isthmus_xds::envoy::cluster::cluster::{
     self as inner, ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
 };
@@ -92,6 +93,9 @@ pub fn outbound(inputs: &Inputs) -> Option<Cluster> {
     };
     policy.apply(&mut cluster, &inputs.mesh);
     discovery(&mut cluster, inputs, &policy);
+    if port.protocol.is_http() {
+        notice_silence(&mut cluster, &inputs.mesh);
+    }
     let (http2, downstream) = protocol(&mut cluster, port.protocol, &policy);
     security(&mut cluster, inputs, port, &policy, http2, downstream);
     cluster.metadata = metadata(inputs, &policy);
@@ -329,8 +333,25 @@ fn metadata(inputs: &Inputs, policy: &Policy) -> Option<core::Metadata> {
 fn failover() -> isthmus_xds::envoy::Struct {
     wire::structure([
         ("connect_hedge_ms", wire::number(250.0)),
-        ("unacked_timeout_ms", wire::number(1000.0)),
+        // Counted by the kernel from the first retransmission on, which comes 0.2 s and more after the bytes.
+        ("unacked_timeout_ms", wire::number(500.0)),
     ])
+}
+
+/// A peer that vanishes after it acknowledged a request leaves nothing unacknowledged: only probes find
+/// out. Plain TCP is left alone, since its connections may be idle across an outage and live on.
+fn notice_silence(cluster: &mut Cluster, mesh: &Mesh) {
+    if mesh.istio_compatible || cluster.upstream_connection_options.is_some() {
+        return;
+    }
+    cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
+        tcp_keepalive: Some(core::TcpKeepalive {
+            keepalive_probes: wire::uint(2),
+            keepalive_time: wire::uint(1),
+            keepalive_interval: wire::uint(1),
+        }),
+        ..Default::default()
+    });
 }
 
 /// A gateway's cluster for sealed TLS: picks an endpoint and copies.
@@ -351,6 +372,7 @@ pub fn passthrough(name: &ClusterName, mesh: &Mesh, policy: &Policy) -> Cluster 
         ..policy.clone()
     }
     .apply(&mut cluster, mesh);
+    notice_silence(&mut cluster, mesh);
     if !mesh.istio_compatible {
         cluster.metadata = wire::metadata([(
             "isthmus",

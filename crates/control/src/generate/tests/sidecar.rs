@@ -215,6 +215,15 @@ fn endpoints_change_alone_and_resources_do_not_depend_on_chance() {
         failover.fields["connect_hedge_ms"].kind,
         Some(Kind::NumberValue(250.0))
     );
+    let probes = cluster
+        .upstream_connection_options
+        .and_then(|o| o.tcp_keepalive)
+        .and_then(|k| k.keepalive_time);
+    assert_eq!(
+        probes.map(|time| time.value),
+        Some(1),
+        "a peer that vanishes is noticed"
+    );
 
     us.apply(&slice("10.0.1.1", true));
     let listed = us.snapshot();
