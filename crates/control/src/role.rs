@@ -32,6 +32,10 @@ use crate::push::{self, ControlPlane, Feeds, Served};
 use crate::serve::{self, Addresses, Parts, Sockets};
 use crate::snapshot::builder::Builder;
 
+/// A snapshot that nothing follows for so long holds all that is known at the start.
+const QUIET: Duration = Duration::from_millis(300);
+/// Proxies wait no longer than this for it.
+const SETTLE: Duration = Duration::from_secs(2);
 /// How often the authority's files are looked at.
 const AUTHORITY_POLL: Duration = Duration::from_secs(5);
 
@@ -168,6 +172,7 @@ pub async fn run(
     };
     let (peering, heard) = Peering::start(peering_config, own_state, &drain);
     drain.spawn(forward(heard, peer_sender));
+    settle(&plane).await;
 
     let authenticator = authenticator(&config, trust_domains);
     let limits = isthmus_pki::service::Limits {
@@ -196,6 +201,22 @@ pub async fn run(
     drop(starting);
     serve::run(sockets, parts, drain).await?;
     Ok(())
+}
+
+/// Waits until what peers told before a restart and the addresses of names are in the snapshot. A proxy that
+/// reconnects must not be told for a moment that other clusters are gone, or that a gateway is none.
+async fn settle(plane: &ControlPlane) {
+    let mut snapshots = plane.subscribe();
+    let quiet = async {
+        while tokio::time::timeout(QUIET, snapshots.changed())
+            .await
+            .is_ok_and(|changed| changed.is_ok())
+        {
+            snapshots.mark_unchanged();
+        }
+    };
+    // Names that resolve slowly are not waited for.
+    let _ = tokio::time::timeout(SETTLE, quiet).await;
 }
 
 /// Starts to read the directories; the second value completes when one of them cannot be read at all.
