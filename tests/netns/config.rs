@@ -1,0 +1,160 @@
+//! What users write: how soon it counts, and what is said when it is wrong.
+
+use crate::harness::{Mesh, eventually, eventually_json};
+
+const GOOD: &str = r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: details, namespace: default}
+spec:
+  hosts: [details]
+  http:
+  - headers: {response: {set: {x-edition: first}}}
+    route:
+    - destination: {host: details}
+";
+
+#[test]
+fn every_proxy_has_what_it_was_sent() {
+    let mesh = Mesh::shared();
+    eventually_json(
+        "no proxy is behind",
+        || mesh.isthmus(&["proxy-status", "-o", "json"]),
+        |proxies| {
+            let proxies: Vec<_> = proxies.as_array().into_iter().flatten().collect();
+            let acknowledged =
+                |p: &serde_json::Value, what: &str| p[format!("{what}_sent")] == p[format!("{what}_acked")];
+            proxies.len() > 10
+                && proxies.iter().all(|p| {
+                    ["cluster", "listener", "endpoint", "route"]
+                        .iter()
+                        .all(|what| acknowledged(p, what))
+                })
+        },
+    );
+}
+
+#[test]
+fn control_planes_know_each_other() {
+    let mesh = Mesh::shared();
+    for (cluster, peer) in [("us", "eu"), ("eu", "us")] {
+        eventually(&format!("{cluster} hears from {peer}"), || {
+            let output = mesh.isthmus(&["peer", "list"]);
+            output
+                .stdout
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>())
+                .any(|row| row.len() > 2 && row[0] == cluster && row[1] == peer && row[2] == "connected")
+                .then_some(())
+                .ok_or_else(|| output.to_string())
+        });
+    }
+}
+
+#[test]
+fn a_service_of_the_other_network_stands_behind_its_gateway() {
+    let mesh = Mesh::shared();
+    let status = mesh.status();
+    let clusters = status["clusters"].as_array().expect("clusters");
+    let eu = clusters.iter().find(|c| c["id"] == "eu").expect("cluster eu");
+    let gateway = eu["load_balancers"]["istio-system/istio-eastwestgateway"]
+        .as_str()
+        .expect("an address of eu's east-west gateway");
+    eventually(&format!("echo is behind {gateway}"), || {
+        let output = mesh.isthmus(&[
+            "proxy-config",
+            "endpoint",
+            "us/sleep.default",
+            "--cluster",
+            "outbound|80||echo.echo.svc.cluster.local",
+        ]);
+        let wanted = format!("{gateway}:15443");
+        output
+            .stdout
+            .contains(&wanted)
+            .then_some(())
+            .ok_or_else(|| format!("{wanted} is not among {output}"))
+    });
+}
+
+#[test]
+fn a_saved_file_counts_and_a_broken_one_leaves_the_last_good_in_force() {
+    let mesh = Mesh::exclusive();
+    let edition = |wanted: &'static str| {
+        eventually(&format!("edition {wanted} is served"), || {
+            let output = mesh.fetch("us/sleep.default", "http://details:9080/details/0", &["-i"]);
+            output
+                .stdout
+                .to_lowercase()
+                .contains(&format!("x-edition: {wanted}"))
+                .then_some(())
+                .ok_or_else(|| output.to_string())
+        });
+    };
+    mesh.write_file("us", "details-edition.yaml", GOOD);
+    edition("first");
+
+    // A typo: the control plane says where and what, and serves what it had.
+    mesh.write_file("us", "details-edition.yaml", &GOOD.replace("route:", "rout:"));
+    eventually("the control plane's log names file and line", || {
+        let log = mesh.log("us", "istio-system", "istiod", "discovery");
+        log.lines()
+            .any(|line| line.contains("details-edition.yaml:8") && line.contains("rout"))
+            .then_some(())
+            .ok_or_else(|| log.lines().rev().take(8).collect::<Vec<_>>().join("\n"))
+    });
+    edition("first");
+
+    mesh.write_file("us", "details-edition.yaml", &GOOD.replace("first", "second"));
+    edition("second");
+}
+
+#[test]
+fn mistakes_are_refused_with_line_and_remedy_before_anything_changes() {
+    let mesh = Mesh::exclusive();
+    for (mistake, yaml, words) in [
+        (
+            "a field that does not exist",
+            GOOD.replace("hosts:", "host:"),
+            vec!["host"],
+        ),
+        (
+            "a port that cannot be",
+            GOOD.replace("{host: details}", "{host: details, port: {number: 99999}}"),
+            vec!["99999"],
+        ),
+        (
+            "YAML that is none",
+            GOOD.replace("hosts: [details]", "hosts: [details"),
+            vec![],
+        ),
+    ] {
+        let output = mesh.try_apply("us", &yaml);
+        assert_eq!(output.code, 1, "{mistake}: {output}");
+        for word in words {
+            assert!(output.stderr.contains(word), "{mistake}: {output}");
+        }
+        assert!(
+            output
+                .stderr
+                .lines()
+                .any(|line| line.contains("-:") || line.contains("line")),
+            "{mistake} without a line: {output}"
+        );
+    }
+    let listed = mesh.isthmus(&["get", "virtualservices", "--cluster", "us"]);
+    assert!(!listed.stdout.contains("details"), "{listed}");
+}
+
+#[test]
+fn validate_says_the_same_without_a_mesh() {
+    let mesh = Mesh::shared();
+    let good = mesh.isthmus_with(&["validate", "-f", "-"], GOOD);
+    assert_eq!(good.code, 0, "{good}");
+    let duplicate = format!("{GOOD}---{}", GOOD.replace("name: details", "name: other"));
+    for (bad, word) in [(GOOD.replace("http:", "htttp:"), "htttp"), (duplicate, "details")] {
+        let output = mesh.isthmus_with(&["validate", "-f", "-"], &bad);
+        assert_eq!(output.code, 1, "{output}\n{bad}");
+        assert!(output.stdout.contains(word), "{output}");
+    }
+}
