@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the interop suite talks to, where it is missing: openssl, curl and dig.
+# Installs what the interop suite talks to, where it is missing: openssl, curl, dig and Chromium.
 # Works as root on a bare Debian or Ubuntu; elsewhere it says what has to be installed.
 set -eu
 
@@ -14,6 +14,7 @@ need() { # COMMAND PACKAGE
 need openssl openssl
 need curl curl
 need dig dnsutils
+need chromium "chromium fonts-dejavu-core"
 [ -n "$missing" ] || exit 0
 
 install="apt-get install --yes --no-install-recommends$missing"

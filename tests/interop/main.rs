@@ -1,4 +1,5 @@
-//! Against programs that others wrote: openssl for certificates and TLS, dig for DNS, curl for HTTP.
+//! Against programs that others wrote: openssl for certificates and TLS, dig for DNS, curl for HTTP, and a
+//! browser.
 //!
 //! `just interop` installs them (`tests/interop/install.sh`) and runs this suite. A program that is
 //! missing is a failure, never a reason to skip.
@@ -6,6 +7,7 @@
 // These are tests; a broken expectation is how they fail.
 #![allow(clippy::expect_used)]
 
+mod browser;
 mod certificates;
 mod demo;
 // The netns suite uses all of it, this one a part.
