@@ -90,3 +90,13 @@ fn pods_whose_packets_are_dropped_are_left_and_come_back() {
     tally(&mesh, "reviews of us answer again", |us, _| us > 0);
     tally(&mesh, "all come from us again", |us, _| us == 20);
 }
+
+#[test]
+fn removed_pods_are_left() {
+    let mesh = Mesh::exclusive();
+    survives(&mesh, |mesh| {
+        for version in ["v1", "v2"] {
+            mesh.delete("us", "deployments", "default", &format!("reviews-{version}"));
+        }
+    });
+}

@@ -59,18 +59,6 @@ fn a_service_may_be_sent_to_the_other_clusters_ingress_gateway() {
         || mesh.fetch("us/sleep.foo", "http://httpbin.bar.global:8000/headers", &[]),
         |answer| answer["headers"].is_object(),
     );
-    let hosts = mesh.json(&[
-        "proxy-config",
-        "endpoint",
-        "us/sleep.foo",
-        "--cluster",
-        "httpbin.bar.global",
-        "-o",
-        "json",
-    ]);
-    let address = hosts[0]["address"]["socket_address"]["address"]
-        .as_str()
-        .unwrap_or_default();
     let status = mesh.status();
     let eu = status["clusters"]
         .as_array()
@@ -78,8 +66,11 @@ fn a_service_may_be_sent_to_the_other_clusters_ingress_gateway() {
         .flatten()
         .find(|c| c["id"] == "eu")
         .expect("cluster eu");
-    assert_eq!(
-        eu["load_balancers"]["istio-system/istio-ingressgateway"], address,
-        "the ServiceEntry names eu's ingress gateway: {hosts:#}"
+    let ingress = &eu["load_balancers"]["istio-system/istio-ingressgateway"];
+    let arguments = ["--cluster", "httpbin.bar.global", "-o", "json"];
+    eventually_json(
+        "the ServiceEntry's endpoint is eu's ingress gateway",
+        || mesh.isthmus(&[&["proxy-config", "endpoint", "us/sleep.foo"][..], &arguments].concat()),
+        |hosts| hosts[0]["address"]["socket_address"]["address"] == *ingress,
     );
 }
