@@ -2,6 +2,7 @@
 //! upstream sees it, the head of the answer.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::StatusCode;
 
@@ -10,8 +11,9 @@ use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::gateway;
 use crate::upstream::host::hedge_after;
-use crate::upstream::pool::{Lease, Wire, acquire};
+use crate::upstream::pool::{Lease, Wire, acquire, redial};
 use crate::upstream::{Busy, ClusterState, Evidence, Host, PickContext};
 use crate::worker::Worker;
 
@@ -211,7 +213,9 @@ impl Attempts<'_> {
                         // Its other connections lead into the same silence: the next request dials anew.
                         host.pool.drain();
                     }
-                    if !matches!(broken, Broken::Downstream) {
+                    // Behind a gateway's address it was one replica or one pod; whether the gateway is
+                    // there at all is for the next dial to say.
+                    if !matches!(broken, Broken::Downstream) && host.gateway().is_none() {
                         self.cluster.note(&host, Evidence::LocalFailure);
                     }
                     return Err(Failure::Broken(broken));
@@ -239,12 +243,39 @@ impl Attempts<'_> {
         let Some(after) = hedge_after(self.cluster.config.isthmus.connect_hedge).filter(|_| !fixed) else {
             return racing.await.map(|l| (first, l));
         };
-        if let Ok(result) = tokio::time::timeout(after, racing.as_mut()).await {
-            return result.map(|l| (first, l));
-        }
-        let other = match self.pick() {
-            Ok(other) if !self.tried.iter().any(|t| Rc::ptr_eq(t, &other)) => other,
-            _ => return racing.await.map(|l| (first, l)),
+        let (started, mut redials) = (Instant::now(), 0);
+        let other = loop {
+            let may_redial = first.gateway().is_some() && redials < gateway::MOST_REDIALS;
+            match tokio::time::timeout(after, racing.as_mut()).await {
+                // The balancer in front of a gateway may lead to another of its replicas.
+                Ok(Err(error)) if may_redial && error.is_local_failure() => {
+                    redials += 1;
+                    racing = get(&first);
+                    continue;
+                }
+                Ok(result) => return result.map(|l| (first, l)),
+                Err(_) => {}
+            }
+            match self.pick() {
+                Ok(other) if !self.tried.iter().any(|t| Rc::ptr_eq(t, &other)) => break other,
+                _ if may_redial => {
+                    redials += 1;
+                    redial(self.cx, self.cluster, &first, self.wire, authority.clone());
+                }
+                _ if first.gateway().is_some() => {
+                    let patience = gateway::PATIENCE.min(self.cluster.config.connect_timeout);
+                    return match tokio::time::timeout(patience, racing).await {
+                        Ok(result) => result.map(|l| (first, l)),
+                        Err(_) => {
+                            if first.is_blamed(started) {
+                                self.cluster.note(&first, Evidence::LocalFailure);
+                            }
+                            Err(ConnectError::Timeout(patience))
+                        }
+                    };
+                }
+                _ => return racing.await.map(|l| (first, l)),
+            }
         };
         let rival = get(&other);
         self.tried.push(other.clone());

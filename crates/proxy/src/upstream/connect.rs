@@ -132,6 +132,7 @@ pub async fn dial(
         Ok((stream, tls, local)) => {
             bump(&host.totals.connections);
             bump(&host.totals.connections_active);
+            host.reached.set(Some(Instant::now()));
             cluster.note(host, Evidence::Connected);
             let held = Open {
                 _held: held,
@@ -146,7 +147,7 @@ pub async fn dial(
         }
         Err(error) => {
             bump(&host.totals.connect_failures);
-            if error.is_local_failure() {
+            if error.is_local_failure() && host.is_blamed(started) {
                 cluster.note(host, Evidence::LocalFailure);
             }
             tracing::debug!(

@@ -16,6 +16,10 @@ const MOST_CONNECTIONS: u32 = 4;
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Connections in a row that had to be replaced before the gateway itself is suspected.
 const SPREAD: u32 = 8;
+/// Dials beside or after one that is slow or fails, to the same address: behind it may be several replicas.
+pub const MOST_REDIALS: u32 = 3;
+/// How long all of them together may take once the last has begun, when there is nobody else to go to.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Pods remembered as failing.
 const REMEMBERED: usize = 64;
 

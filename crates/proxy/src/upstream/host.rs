@@ -42,6 +42,8 @@ pub struct Host {
     /// Connection attempts that already take longer than the cluster's hedge; while there is one, others
     /// are preferred.
     pub slow_connects: Cell<u32>,
+    /// When the last connection was made.
+    pub reached: Cell<Option<Instant>>,
     /// Passive health.
     pub outlier: super::outlier::History,
     /// Connections for HTTP.
@@ -83,6 +85,7 @@ impl Host {
             endpoint: RefCell::new(endpoint),
             active: Cell::new(0),
             slow_connects: Cell::new(0),
+            reached: Cell::new(None),
             outlier: super::outlier::History::default(),
             pool: HostPool::default(),
             removed: Cell::new(false),
@@ -109,6 +112,12 @@ impl Host {
     /// Endpoints behind the gateway at this address; `None` for an ordinary endpoint.
     pub fn gateway(&self) -> Option<u32> {
         self.endpoint.borrow().gateway
+    }
+
+    /// Whether an attempt begun at `started` that came to nothing says so of all that is at this address.
+    /// It does not where replicas of a gateway share it and another attempt has got through since.
+    pub fn is_blamed(&self, started: Instant) -> bool {
+        self.gateway().is_none() || self.reached.get().is_none_or(|at| at < started)
     }
 
     /// The address, when it is an IP address.

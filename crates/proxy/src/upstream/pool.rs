@@ -94,6 +94,8 @@ struct Multiplexed {
     idle_since: Cell<Instant>,
 }
 
+/// Tells those who wait apart.
+type Turn = u64;
 type Waiter = oneshot::Sender<Result<Lease, ConnectError>>;
 
 /// The connections of one host.
@@ -101,11 +103,12 @@ type Waiter = oneshot::Sender<Result<Lease, ConnectError>>;
 pub struct HostPool {
     idle: RefCell<VecDeque<(Single, Instant)>>,
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
-    waiting: RefCell<VecDeque<(Wire, Waiter)>>,
+    waiting: RefCell<VecDeque<(Wire, Turn, Waiter)>>,
+    turns: Cell<Turn>,
     /// HTTP/2 dials under way.
     dialling: Cell<u32>,
-    /// Dials of any kind under way.
-    opening: Cell<u32>,
+    /// Dials under way, by [`Wire`].
+    opening: [Cell<u32>; 3],
     /// What is known of the pods behind a gateway.
     pub behind: Behind,
 }
@@ -136,6 +139,10 @@ impl HostPool {
             let unused = c.streams.get() == 0 && stale(c.idle_since.get());
             !c.sender.is_closed() && c.link.is_usable(now) && !unused
         });
+    }
+
+    fn opening(&self, wire: Wire) -> &Cell<u32> {
+        &self.opening[wire as usize]
     }
 
     fn take_idle(&self, gateway: bool, now: Instant) -> Option<Single> {
@@ -330,11 +337,13 @@ pub async fn acquire(
     let limits = &cluster.config.limits;
     let pending = Held::take(cluster, |c| &c.pending, limits.pending.max(1)).ok_or(ConnectError::Overflow)?;
     let (waiter, answer) = oneshot::channel();
-    pool.waiting.borrow_mut().push_back((wire, waiter));
+    let turn = pool.turns.get();
+    pool.turns.set(turn.wrapping_add(1));
+    pool.waiting.borrow_mut().push_back((wire, turn, waiter));
     let full = cluster.connections.get() >= limits.connections && host.totals.connections_active.get() > 0;
     let shared = wire == Wire::Http2 && pool.dialling.get() > 0;
     if !full && !shared {
-        spawn_connect(cx, cluster, host, wire, authority);
+        spawn_connect(cx, cluster, host, wire, authority, Some(turn));
     }
     let lease = answer.await.unwrap_or(Err(ConnectError::Ending));
     drop(pending);
@@ -351,25 +360,40 @@ fn share_gateway(
     authority: Option<Rc<str>>,
 ) {
     let Some(behind) = host.gateway() else { return };
-    let open = host.totals.connections_active.get() + u64::from(host.pool.opening.get());
+    let opening: u32 = host.pool.opening.iter().map(Cell::get).sum();
+    let open = host.totals.connections_active.get() + u64::from(opening);
     if open < u64::from(gateway::connections_wanted(behind)) {
-        spawn_connect(cx, cluster, host, wire, authority);
+        spawn_connect(cx, cluster, host, wire, authority, None);
     }
 }
 
-fn spawn_connect(
+/// Another connection beside one that takes its time; whoever waits takes the first that stands.
+pub fn redial(
     cx: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     host: &Rc<Host>,
     wire: Wire,
     authority: Option<Rc<str>>,
 ) {
+    spawn_connect(cx, cluster, host, wire, authority, None);
+}
+
+/// Dials, for whoever has `turn` or for nobody in particular.
+fn spawn_connect(
+    cx: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    host: &Rc<Host>,
+    wire: Wire,
+    authority: Option<Rc<str>>,
+    turn: Option<Turn>,
+) {
     let (cx, cluster, host) = (cx.clone(), cluster.clone(), host.clone());
     let counted = wire != Wire::Http1;
     if counted {
         host.pool.dialling.set(host.pool.dialling.get() + 1);
     }
-    host.pool.opening.set(host.pool.opening.get() + 1);
+    let opening = host.pool.opening(wire);
+    opening.set(opening.get() + 1);
     tokio::task::spawn_local(async move {
         let purpose = Purpose {
             alpn: wire.alpn(),
@@ -379,7 +403,8 @@ fn spawn_connect(
             Ok(established) => begin_http(&cx, &cluster, &host, wire, established).await,
             Err(error) => Err(error),
         };
-        host.pool.opening.set(host.pool.opening.get().saturating_sub(1));
+        let opening = host.pool.opening(wire);
+        opening.set(opening.get().saturating_sub(1));
         if counted {
             host.pool.dialling.set(host.pool.dialling.get().saturating_sub(1));
         }
@@ -394,12 +419,12 @@ fn spawn_connect(
                     .waiting
                     .borrow()
                     .iter()
-                    .any(|(w, answer)| w.takes(true) && !answer.is_closed());
+                    .any(|(w, _, answer)| w.takes(true) && !answer.is_closed());
                 if left && host.pool.dialling.get() == 0 {
-                    spawn_connect(&cx, &cluster, &host, wire, authority);
+                    spawn_connect(&cx, &cluster, &host, wire, authority, None);
                 }
             }
-            Err(error) => fail_waiting(&host, wire, &error),
+            Err(error) => fail_waiting(&host, wire, turn, &error),
         }
     });
 }
@@ -538,24 +563,33 @@ fn serve_waiting(cluster: &Rc<ClusterState>, host: &Rc<Host>, connection: &Rc<Mu
 
 fn next_waiting(host: &Host, http2: bool) -> Option<Waiter> {
     let mut waiting = host.pool.waiting.borrow_mut();
-    waiting.retain(|(_, answer)| !answer.is_closed());
-    let at = waiting.iter().position(|(wire, _)| wire.takes(http2))?;
-    waiting.remove(at).map(|(_, answer)| answer)
+    waiting.retain(|(_, _, answer)| !answer.is_closed());
+    let at = waiting.iter().position(|(wire, ..)| wire.takes(http2))?;
+    waiting.remove(at).map(|(_, _, answer)| answer)
 }
 
-/// A dial failed: all who share it fail with it; an HTTP/1.1 dial belongs to one.
-fn fail_waiting(host: &Host, wire: Wire, error: &ConnectError) {
-    loop {
-        let waiter = {
-            let mut waiting = host.pool.waiting.borrow_mut();
-            waiting.retain(|(_, answer)| !answer.is_closed());
-            let at = waiting.iter().position(|(w, _)| *w == wire);
-            at.and_then(|at| waiting.remove(at))
+/// A dial failed. Over HTTP/2 it fails all who share it, unless another is under way. Over HTTP/1.1 it fails
+/// who asked for it, or whoever is left without a dial when that one was served by another's.
+fn fail_waiting(host: &Host, wire: Wire, turn: Option<Turn>, error: &ConnectError) {
+    let failed: Vec<Waiter> = {
+        let mut waiting = host.pool.waiting.borrow_mut();
+        waiting.retain(|(_, _, answer)| !answer.is_closed());
+        let own = waiting.iter().position(|(_, t, _)| Some(*t) == turn);
+        let mut failed: Vec<_> = own.and_then(|at| waiting.remove(at)).into_iter().collect();
+        let under_way = host.pool.opening(wire).get() as usize;
+        let left = waiting.iter().filter(|(w, ..)| *w == wire).count();
+        let more = match wire {
+            Wire::Http2 if under_way == 0 => left,
+            Wire::Http1 | Wire::ByAlpn if own.is_none() && turn.is_some() && left > under_way => 1,
+            _ => 0,
         };
-        let Some((_, waiter)) = waiter else { return };
-        let _ = waiter.send(Err(error.clone()));
-        if wire != Wire::Http2 {
-            return;
+        for _ in 0..more {
+            let at = waiting.iter().position(|(w, ..)| *w == wire);
+            failed.extend(at.and_then(|at| waiting.remove(at)));
         }
+        failed.into_iter().map(|(_, _, answer)| answer).collect()
+    };
+    for waiter in failed {
+        let _ = waiter.send(Err(error.clone()));
     }
 }

@@ -337,6 +337,61 @@ fn a_failing_pod_behind_a_gateway_does_not_eject_the_gateway() {
     });
 }
 
+/// A gateway's address is a balancer in front of three replicas: one refuses, one is silent, one works. While
+/// one of them works, the address does: no request fails, not even one that may not be repeated, and nobody
+/// is ejected.
+#[test]
+fn a_gateway_lives_as_long_as_one_of_its_replicas() {
+    run(async {
+        let (mesh, good) = (Authority::new("root"), Server::http1("good").await);
+        let pod = free();
+        let config = Config::default()
+            .listener(inbound(pod, || http_to("inbound"), false))
+            .cluster(cluster("inbound"), vec![endpoint(good.address)])
+            .secret("default", mesh.identity("reviews"))
+            .secret("ROOTCA", mesh.roots());
+        let _behind = Proxy::start(config.live(1)).await;
+        let balancer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = balancer.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut silent = Vec::new();
+            for turn in 0u32.. {
+                let (mut stream, _) = balancer.accept().await.unwrap();
+                match turn % 3 {
+                    0 => drop(stream),
+                    1 => silent.push(stream),
+                    _ => {
+                        tokio::task::spawn_local(async move {
+                            let mut to = tokio::net::TcpStream::connect(pod).await.unwrap();
+                            let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
+                        });
+                    }
+                }
+            }
+        });
+        let mut reviews = mesh_cluster("reviews", client_tls("outbound_.9080_._.reviews", "reviews"));
+        reviews.outlier = Some(outlier());
+        reviews.isthmus.connect_hedge = Some(Duration::from_millis(100));
+        reviews.connect_timeout = Duration::from_millis(1500);
+        reviews.http.max_requests_per_connection = 1;
+        let mut remote = mesh_endpoint(gateway);
+        remote.gateway = Some(1);
+        let at = free();
+        let config = Config::default()
+            .listener(listener("http", at, vec![chain("c", http_to("reviews"))]))
+            .cluster(reviews, vec![remote])
+            .secret("default", mesh.identity("sleep"))
+            .secret("ROOTCA", mesh.roots());
+        let front = Proxy::start(config.live(1)).await;
+        // Long enough that dials to the silent replica run into the timeout beside those that succeed.
+        for _ in 0..30 {
+            let answer = request(at, "POST", "reviews", "/", &[], "x").await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, "good"));
+        }
+        assert!(!front.report().await.endpoints[0].ejected);
+    });
+}
+
 /// The application is dead, its sidecar is not: the client's proxy knows that nothing was delivered and goes
 /// elsewhere, also with a POST.
 #[test]
