@@ -1,6 +1,6 @@
 //! `isthmus sample` and `isthmus fetch`: the programs that play the applications of the demo.
 
-use std::io::Write;
+use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use isthmus_sandbox::apps::{self, fetch};
 
 use super::exit;
+use super::sandbox::write_out;
 
 /// Run a sample application: echo, httpbin, sleep, productpage, details, reviews, ratings.
 #[derive(Debug, clap::Args)]
@@ -95,18 +96,22 @@ pub fn fetch(args: Fetch) -> anyhow::Result<ExitCode> {
         tally: args.tally,
     };
     if plan.count.is_some() || plan.duration.is_some() {
-        println!("{}", serde_json::to_string_pretty(&fetch::many(&plan)?)?);
+        write_out(format!(
+            "{}\n",
+            serde_json::to_string_pretty(&fetch::many(&plan)?)?
+        ))?;
         return Ok(ExitCode::from(exit::OK));
     }
     let answer = fetch::once(&plan).map_err(|e| anyhow!("{}: {e}", plan.url))?;
-    let mut out = std::io::stdout().lock();
+    let mut text = String::new();
     if args.include {
-        writeln!(out, "HTTP/1.1 {}", answer.status)?;
+        let _ = writeln!(text, "HTTP/1.1 {}", answer.status);
         for (name, value) in &answer.headers {
-            writeln!(out, "{name}: {value}")?;
+            let _ = writeln!(text, "{name}: {value}");
         }
-        writeln!(out)?;
+        text.push('\n');
     }
-    out.write_all(&answer.body)?;
+    write_out(text)?;
+    write_out(&answer.body)?;
     Ok(ExitCode::from(exit::OK))
 }

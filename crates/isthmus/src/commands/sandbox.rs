@@ -55,13 +55,13 @@ pub fn print(value: &impl serde::Serialize, output: Output) -> anyhow::Result<()
 /// Prints rows in columns as wide as their widest cell.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
     // Only a terminal that is gone does not take it, and then nobody reads a complaint either.
-    let _ = write_out(&table_text(header, rows));
+    let _ = write_out(table_text(header, rows));
 }
 
 /// Writes to standard output; a reader that has seen enough, such as `head`, is no error.
-pub fn write_out(text: &str) -> io::Result<()> {
+pub fn write_out(text: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }

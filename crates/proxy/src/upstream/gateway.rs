@@ -107,7 +107,8 @@ impl Remote {
                 failing.insert(pod, now + settings.base_ejection);
             }
         }
-        let given_up = behind.given_up.get() + 1;
+        // What one pod answers again and again says nothing new of the gateway.
+        let given_up = behind.given_up.get() + u32::from(!known_bad);
         behind.given_up.set(given_up);
         if given_up >= SPREAD {
             behind.given_up.set(0);
@@ -157,6 +158,24 @@ mod tests {
             Remote::default().note(500, &settings, &behind, later),
             Advice::Keep
         );
+    }
+
+    #[test]
+    fn one_failing_pod_is_never_held_against_the_gateway() {
+        let (settings, behind, now) = (settings(), Behind::default(), Instant::now());
+        let mut replaced = 0;
+        for _ in 0..10 * SPREAD {
+            let connection = Remote::default();
+            connection.identify("sidecar~10.1.0.9~httpbin-1.bar");
+            for _ in 0..3 {
+                match connection.note(500, &settings, &behind, now) {
+                    Advice::Suspect => panic!("the gateway is suspected for one pod"),
+                    Advice::Replace => replaced += 1,
+                    Advice::Keep => {}
+                }
+            }
+        }
+        assert!(replaced > 0);
     }
 
     #[test]

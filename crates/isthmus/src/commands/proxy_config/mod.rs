@@ -113,7 +113,7 @@ impl Common {
     /// Prints a table, or the resources it was made of.
     fn show(&self, table: &Table, resources: &[&Value]) -> anyhow::Result<ExitCode> {
         match self.output {
-            Output::Table => write_out(&table.text())?,
+            Output::Table => write_out(table.text())?,
             output => print(&resources, output)?,
         }
         Ok(ExitCode::from(exit::OK))
@@ -161,6 +161,6 @@ fn all(common: &Common) -> anyhow::Result<ExitCode> {
         secret::table(&dump.secrets()),
     ];
     let text: Vec<String> = tables.iter().map(Table::text).collect();
-    write_out(&text.join("\n"))?;
+    write_out(text.join("\n"))?;
     Ok(ExitCode::from(exit::OK))
 }
