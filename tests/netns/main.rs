@@ -19,3 +19,4 @@ mod ingress;
 mod names;
 mod routing;
 mod security;
+mod survival;
