@@ -16,7 +16,7 @@ check:
 test:
     cargo test --workspace
 
-# The suites against real peers (openssl, dig, curl, a browser); installs what they need.
+# The suites against real peers (openssl, dig, curl, a browser, Envoy); installs what they need.
 interop:
     tests/interop/install.sh
     cargo test -p isthmus --features interop --test interop

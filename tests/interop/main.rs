@@ -1,5 +1,5 @@
-//! Against programs that others wrote: openssl for certificates and TLS, dig for DNS, curl for HTTP, and a
-//! browser.
+//! Against programs that others wrote: openssl for certificates and TLS, dig for DNS, curl for HTTP, a browser,
+//! Envoy as another data plane, and gRPC's own library.
 //!
 //! `just interop` installs them (`tests/interop/install.sh`) and runs this suite. A program that is
 //! missing is a failure, never a reason to skip.
@@ -10,6 +10,7 @@
 mod browser;
 mod certificates;
 mod demo;
+mod envoy;
 // The netns suite uses all of it, this one a part.
 #[allow(dead_code)]
 #[path = "../netns/harness.rs"]

@@ -103,6 +103,13 @@ fn load_balancer(lb: &LoadBalancerSettings, at: &At<'_>) {
             "change simple, or remove warmup",
         );
     }
+    if slow && allows {
+        at.field("warmup").finding(
+            &codes::NO_EFFECT,
+            "the mesh's own proxies give new endpoints their full share at once; stock Envoys warm them up",
+            "remove it, unless it is for stock Envoys",
+        );
+    }
     positive(lb.warmup_duration_secs, &at.field("warmupDurationSecs"));
     if let Some(warmup) = &lb.warmup {
         let at = at.field("warmup");

@@ -1,5 +1,6 @@
 //! From YAML to resources: what each kind of object becomes, seen from the proxy.
 
+mod envoy;
 mod gateway;
 mod hop;
 mod security;

@@ -249,10 +249,16 @@ fn server(context: tls::DownstreamTlsContext) -> TransportSocket {
     wire::transport_socket("envoy.transport_sockets.tls", wire::any(&context))
 }
 
+/// A secret by name: what Kubernetes keeps comes from the control plane, everything else (the workload's
+/// own certificate, the mesh's roots, files) from the agent beside the proxy.
 fn secret(name: &str) -> tls::SdsSecretConfig {
     tls::SdsSecretConfig {
         name: name.to_owned(),
-        sds_config: wire::ads(),
+        sds_config: if name.starts_with("kubernetes://") {
+            wire::ads()
+        } else {
+            wire::agent()
+        },
     }
 }
 

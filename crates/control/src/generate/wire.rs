@@ -139,6 +139,36 @@ pub fn ads() -> Option<core::ConfigSource> {
     })
 }
 
+/// The agent beside the proxy: Istio's bootstraps know it as cluster `sds-grpc`. The proxy of this
+/// repository is its own agent.
+pub fn agent() -> Option<core::ConfigSource> {
+    use core::{api_config_source, grpc_service};
+    let service = core::GrpcService {
+        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(
+            grpc_service::EnvoyGrpc {
+                cluster_name: "sds-grpc".to_owned(),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    };
+    let source = core::ApiConfigSource {
+        api_type: api_config_source::ApiType::Grpc as i32,
+        transport_api_version: core::ApiVersion::V3 as i32,
+        set_node_on_first_message_only: true,
+        grpc_services: vec![service],
+        ..Default::default()
+    };
+    Some(core::ConfigSource {
+        initial_fetch_timeout: duration(Duration::ZERO),
+        resource_api_version: core::ApiVersion::V3 as i32,
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(
+            source,
+        )),
+        ..Default::default()
+    })
+}
+
 /// A transport socket by its Envoy name.
 pub fn transport_socket(name: &str, config: Any) -> core::TransportSocket {
     core::TransportSocket {

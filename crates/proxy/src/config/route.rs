@@ -211,6 +211,8 @@ pub enum HashPolicy {
         ttl: Option<Duration>,
         /// Path attribute.
         path: String,
+        /// Further attributes as they stand in the cookie, each behind `"; "`.
+        attributes: String,
     },
     /// The downstream's address.
     SourceIp,

@@ -89,7 +89,12 @@ pub fn hash_of(
             HashPolicy::Header(name) => head.headers.get(name).map(|v| v.as_bytes().to_vec()),
             HashPolicy::Query(name) => head.view().query_value(name).map(|v| v.as_bytes().to_vec()),
             HashPolicy::SourceIp => Some(record.story.client.ip().to_string().into_bytes()),
-            HashPolicy::Cookie { name, ttl, path } => match cookie(head, name) {
+            HashPolicy::Cookie {
+                name,
+                ttl,
+                path,
+                attributes,
+            } => match cookie(head, name) {
                 Some(value) => Some(value.into_bytes()),
                 None => ttl.map(|ttl| {
                     let value = format!("{:016x}", cx.rng.next());
@@ -100,6 +105,7 @@ pub fn hash_of(
                     if !path.is_empty() {
                         text.push_str(&format!("; Path={path}"));
                     }
+                    text.push_str(attributes);
                     text.push_str("; HttpOnly");
                     set = HeaderValue::from_str(&text).ok();
                     value.into_bytes()

@@ -92,6 +92,9 @@ pub fn outbound(inputs: &Inputs) -> Option<Cluster> {
         ..Default::default()
     };
     policy.apply(&mut cluster, &inputs.mesh);
+    if !inputs.stock_envoy {
+        policy::forget_slow_start(&mut cluster);
+    }
     discovery(&mut cluster, inputs, &policy);
     if port.protocol.is_http() {
         notice_silence(&mut cluster, &inputs.mesh);
@@ -366,12 +369,15 @@ pub fn passthrough(name: &ClusterName, mesh: &Mesh, policy: &Policy) -> Cluster 
         }),
         ..Default::default()
     };
-    Policy {
+    let policy = Policy {
         tls: None,
         outlier: None,
+        // PASSTHROUGH is "where the caller addressed it", and here that is this gateway.
+        balancer: policy.balancer.clone().filter(|_| !policy.is_passthrough()),
         ..policy.clone()
-    }
-    .apply(&mut cluster, mesh);
+    };
+    policy.apply(&mut cluster, mesh);
+    policy::forget_slow_start(&mut cluster);
     notice_silence(&mut cluster, mesh);
     if !mesh.istio_compatible {
         cluster.metadata = wire::metadata([(

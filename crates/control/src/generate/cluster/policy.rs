@@ -275,6 +275,16 @@ impl Policy {
     }
 }
 
+/// Takes the warm-up of new endpoints out of a cluster, for proxies that have none: they refuse a cluster
+/// that asks for it. Validation says so to whoever wrote it.
+pub fn forget_slow_start(cluster: &mut envoy::Cluster) {
+    match &mut cluster.lb_config {
+        Some(inner::LbConfig::RoundRobinLbConfig(config)) => config.slow_start_config = None,
+        Some(inner::LbConfig::LeastRequestLbConfig(config)) => config.slow_start_config = None,
+        _ => {}
+    }
+}
+
 /// Ejection on failures of local origin alone (connect, handshake, reset, time-out before headers), which
 /// makes locality failover work without a word of configuration. An answer, whatever its status, never
 /// ejects; everybody may be ejected, since the panic threshold is 0 and the next priority takes over.

@@ -251,7 +251,6 @@ fn hash(h: &ra::HashPolicy) -> Result<HashPolicy, Refusal> {
             HashPolicy::Header(header_name("header.header_name", &h.header_name)?)
         }
         Some(P::Cookie(c)) => {
-            refuse_set!(c; attributes);
             if c.name.is_empty() {
                 return Err(Refusal::new("cookie.name", "may not be empty"));
             }
@@ -259,6 +258,7 @@ fn hash(h: &ra::HashPolicy) -> Result<HashPolicy, Refusal> {
                 name: c.name.clone(),
                 ttl: c.ttl.as_ref().map(|d| duration("cookie.ttl", d)).transpose()?,
                 path: c.path.clone(),
+                attributes: attributes(&c.attributes)?,
             }
         }
         Some(P::ConnectionProperties(c)) if c.source_ip => HashPolicy::SourceIp,
@@ -269,6 +269,25 @@ fn hash(h: &ra::HashPolicy) -> Result<HashPolicy, Refusal> {
         Some(P::FilterState(_)) => return Err(Refusal::unsupported("filter_state")),
         None => return Err(Refusal::new("policy_specifier", "is required and not set")),
     })
+}
+
+fn attributes(list: &[ra::hash_policy::CookieAttribute]) -> Result<String, Refusal> {
+    let mut out = String::new();
+    for (i, attribute) in list.iter().enumerate() {
+        let text = match attribute.value.as_str() {
+            "" => attribute.name.clone(),
+            value => format!("{}={value}", attribute.name),
+        };
+        if attribute.name.is_empty() || text.contains(';') || HeaderValue::from_str(&text).is_err() {
+            return Err(Refusal::new(
+                format!("cookie.attributes[{i}]"),
+                format!("{text:?} cannot stand in a cookie"),
+            ));
+        }
+        out.push_str("; ");
+        out.push_str(&text);
+    }
+    Ok(out)
 }
 
 /// A retry policy.
