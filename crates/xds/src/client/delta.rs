@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::book::{Book, Verdict};
 use super::{Nonce, Received, ResponseError, Update, Wanted};
 use crate::envoy::core::Node;
-use crate::envoy::google::rpc;
 use crate::envoy::service::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::resource::TypeUrl;
 
@@ -17,7 +17,7 @@ pub struct DeltaClient {
     node: Node,
     /// Most resources of one type.
     limit: usize,
-    types: BTreeMap<TypeUrl, Subscription>,
+    types: BTreeMap<TypeUrl, Book>,
     /// What is held from an earlier life, of types that are not subscribed to yet.
     earlier: BTreeMap<TypeUrl, BTreeMap<Arc<str>, Arc<str>>>,
     /// Which stream this is; 0 before the first.
@@ -26,23 +26,6 @@ pub struct DeltaClient {
     /// Whether the node was sent on this stream; only the first request has to carry it.
     introduced: bool,
     requests: VecDeque<DeltaDiscoveryRequest>,
-}
-
-#[derive(Debug, Default)]
-struct Subscription {
-    all: bool,
-    names: BTreeSet<Arc<str>>,
-    /// Version of each resource that was accepted.
-    held: BTreeMap<Arc<str>, Arc<str>>,
-    /// Responses that the caller has not answered.
-    unanswered: VecDeque<Unanswered>,
-}
-
-#[derive(Debug)]
-struct Unanswered {
-    nonce: Nonce,
-    added: Vec<(Arc<str>, Arc<str>)>,
-    removed: Vec<Arc<str>>,
 }
 
 impl DeltaClient {
@@ -177,38 +160,25 @@ impl DeltaClient {
             stream: self.stream,
             nonce: response.nonce.into(),
         };
-        subscription.unanswered.push_back(Unanswered {
-            nonce: nonce.clone(),
-            added: added
-                .iter()
-                .map(|r| (r.name.clone(), r.version.clone()))
-                .collect(),
-            removed: removed.clone(),
-        });
-        Ok(Update {
+        let update = Update {
             ty,
             added,
             removed,
             nonce,
             version: response.system_version_info,
-        })
+        };
+        subscription.await_answer(&update);
+        Ok(update)
     }
 
     /// Accepts an update as a whole.
     pub fn ack(&mut self, ty: &TypeUrl, nonce: &Nonce) {
-        self.answer(ty, nonce, None, |_| true);
+        self.answer(ty, nonce, Verdict::Accepted);
     }
 
     /// Refuses an update. What is not `refused` of it counts as accepted; nothing named refuses all.
     pub fn nack(&mut self, ty: &TypeUrl, nonce: &Nonce, error: &str, refused: &[Arc<str>]) {
-        let error = rpc::Status {
-            code: 3,
-            message: error.to_owned(),
-            details: Vec::new(),
-        };
-        self.answer(ty, nonce, Some(error), |name| {
-            !refused.is_empty() && !refused.contains(name)
-        });
+        self.answer(ty, nonce, Verdict::Refused(error, refused));
     }
 
     /// The next request to send.
@@ -221,37 +191,15 @@ impl DeltaClient {
         self.types.get(ty).into_iter().flat_map(|s| s.held.iter())
     }
 
-    fn answer(
-        &mut self,
-        ty: &TypeUrl,
-        nonce: &Nonce,
-        error_detail: Option<rpc::Status>,
-        accepted: impl Fn(&Arc<str>) -> bool,
-    ) {
+    fn answer(&mut self, ty: &TypeUrl, nonce: &Nonce, verdict: Verdict<'_>) {
         let Some(subscription) = self.types.get_mut(ty) else {
             return;
         };
-        let Some(at) = subscription.unanswered.iter().position(|u| u.nonce == *nonce) else {
-            return;
-        };
-        let Some(answered) = subscription.unanswered.remove(at) else {
-            return;
-        };
-        let (all, names) = (subscription.all, &subscription.names);
-        for (name, version) in answered.added {
-            if accepted(&name) && (all || names.contains(&name)) {
-                subscription.held.insert(name, version);
-            }
-        }
-        for name in answered.removed {
-            if accepted(&name) {
-                subscription.held.remove(&name);
-            }
-        }
-        if self.connected && nonce.stream == self.stream {
+        let known = subscription.answered(nonce, verdict).is_some();
+        if known && self.connected && nonce.stream == self.stream {
             let request = DeltaDiscoveryRequest {
                 response_nonce: nonce.nonce.to_string(),
-                error_detail,
+                error_detail: verdict.error_detail(),
                 ..Default::default()
             };
             self.push(ty, request);
@@ -263,18 +211,13 @@ impl DeltaClient {
         let Some(subscription) = self.types.get(ty) else {
             return;
         };
-        let mut subscribe = texts(subscription.names.iter());
-        // Where the bare request means the same, the star is left out: istiod knows only the bare one.
-        if subscription.all && !(ty.is_wildcard_by_default() && subscribe.is_empty()) {
-            subscribe.push("*".to_owned());
-        }
         let held = subscription
             .held
             .iter()
             .map(|(n, v)| (n.to_string(), v.to_string()))
             .collect();
         let request = DeltaDiscoveryRequest {
-            resource_names_subscribe: subscribe,
+            resource_names_subscribe: subscription.wanted(ty),
             initial_resource_versions: held,
             ..Default::default()
         };

@@ -13,6 +13,7 @@
 //! What the client does not do: it neither reads nor checks a resource; the caller accepts or refuses it.
 
 mod backoff;
+mod book;
 mod delta;
 mod driver;
 mod sotw;

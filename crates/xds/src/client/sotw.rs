@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::book::{Book, Verdict};
 use super::{Nonce, Received, ResponseError, Update, Wanted};
 use crate::any;
 use crate::envoy::Any;
 use crate::envoy::core::Node;
-use crate::envoy::google::rpc;
+use crate::envoy::google::rpc::Status;
 use crate::envoy::service::discovery::{DiscoveryRequest, DiscoveryResponse, Resource as WireResource};
 use crate::resource::{Resource, TypeUrl};
 
@@ -30,23 +31,11 @@ pub struct SotwClient {
 
 #[derive(Debug, Default)]
 struct Subscription {
-    all: bool,
-    names: BTreeSet<Arc<str>>,
-    /// Hash of each resource that was accepted.
-    held: BTreeMap<Arc<str>, Arc<str>>,
+    book: Book,
     /// Version of the last response that was accepted, over streams.
     accepted: String,
     /// Nonce of the last response on this stream that was answered.
     nonce: String,
-    unanswered: VecDeque<Unanswered>,
-}
-
-#[derive(Debug)]
-struct Unanswered {
-    nonce: Nonce,
-    version: String,
-    added: Vec<(Arc<str>, Arc<str>)>,
-    removed: Vec<Arc<str>>,
 }
 
 impl SotwClient {
@@ -66,13 +55,13 @@ impl SotwClient {
     /// Asks for more of a type, now and on every later stream.
     pub fn subscribe(&mut self, ty: TypeUrl, wanted: Wanted) {
         let known = self.types.contains_key(&ty);
-        let subscription = self.types.entry(ty.clone()).or_default();
-        let before = (subscription.all, subscription.names.len());
+        let book = &mut self.types.entry(ty.clone()).or_default().book;
+        let before = (book.all, book.names.len());
         match wanted {
-            Wanted::All => subscription.all = true,
-            Wanted::Names(names) => subscription.names.extend(names),
+            Wanted::All => book.all = true,
+            Wanted::Names(names) => book.names.extend(names),
         }
-        if !known || before != (subscription.all, subscription.names.len()) {
+        if !known || before != (book.all, book.names.len()) {
             self.ask(&ty);
         }
     }
@@ -82,13 +71,14 @@ impl SotwClient {
         let Some(subscription) = self.types.get_mut(ty) else {
             return;
         };
-        let before = subscription.names.len();
+        let book = &mut subscription.book;
+        let before = book.names.len();
         for name in names {
-            if subscription.names.remove(name) && !subscription.all {
-                subscription.held.remove(name);
+            if book.names.remove(name) && !book.all {
+                book.held.remove(name);
             }
         }
-        if before != subscription.names.len() {
+        if before != book.names.len() {
             self.ask(ty);
         }
     }
@@ -120,6 +110,7 @@ impl SotwClient {
         let Some(subscription) = self.types.get_mut(&ty) else {
             return Err(ResponseError::Unsubscribed(ty));
         };
+        let book = &mut subscription.book;
         if response.resources.len() > self.limit {
             return Err(ResponseError::TooMany {
                 ty,
@@ -138,7 +129,7 @@ impl SotwClient {
             }
             let resource = Resource::packed(name.clone(), body);
             let version: Arc<str> = resource.version.to_string().into();
-            if subscription.held.get(&name) != Some(&version) {
+            if book.held.get(&name) != Some(&version) {
                 added.push(Received {
                     name,
                     version,
@@ -148,8 +139,8 @@ impl SotwClient {
         }
         let mut removed = Vec::new();
         if ty.is_full_state() {
-            removed.extend(subscription.held.keys().filter(|n| !seen.contains(*n)).cloned());
-        } else if subscription.held.len() + added.len() > self.limit {
+            removed.extend(book.held.keys().filter(|n| !seen.contains(*n)).cloned());
+        } else if book.held.len() + added.len() > self.limit {
             return Err(ResponseError::TooMany {
                 ty,
                 limit: self.limit,
@@ -159,39 +150,25 @@ impl SotwClient {
             stream: self.stream,
             nonce: response.nonce.as_str().into(),
         };
-        subscription.unanswered.push_back(Unanswered {
-            nonce: nonce.clone(),
-            version: response.version_info.clone(),
-            added: added
-                .iter()
-                .map(|r| (r.name.clone(), r.version.clone()))
-                .collect(),
-            removed: removed.clone(),
-        });
-        Ok(Update {
+        let update = Update {
             ty,
             added,
             removed,
             nonce,
             version: response.version_info,
-        })
+        };
+        book.await_answer(&update);
+        Ok(update)
     }
 
     /// Accepts an update as a whole.
     pub fn ack(&mut self, ty: &TypeUrl, nonce: &Nonce) {
-        self.answer(ty, nonce, None, |_| true);
+        self.answer(ty, nonce, Verdict::Accepted);
     }
 
     /// Refuses an update. What is not `refused` of it counts as accepted; nothing named refuses all.
     pub fn nack(&mut self, ty: &TypeUrl, nonce: &Nonce, error: &str, refused: &[Arc<str>]) {
-        let error = rpc::Status {
-            code: 3,
-            message: error.to_owned(),
-            details: Vec::new(),
-        };
-        self.answer(ty, nonce, Some(error), |name| {
-            !refused.is_empty() && !refused.contains(name)
-        });
+        self.answer(ty, nonce, Verdict::Refused(error, refused));
     }
 
     /// The next request to send.
@@ -199,69 +176,45 @@ impl SotwClient {
         self.requests.pop_front()
     }
 
-    fn answer(
-        &mut self,
-        ty: &TypeUrl,
-        nonce: &Nonce,
-        error: Option<rpc::Status>,
-        accepted: impl Fn(&Arc<str>) -> bool,
-    ) {
+    fn answer(&mut self, ty: &TypeUrl, nonce: &Nonce, verdict: Verdict<'_>) {
         let Some(subscription) = self.types.get_mut(ty) else {
             return;
         };
-        let Some(at) = subscription.unanswered.iter().position(|u| u.nonce == *nonce) else {
+        let Some(version) = subscription.book.answered(nonce, verdict) else {
             return;
         };
-        let Some(answered) = subscription.unanswered.remove(at) else {
-            return;
-        };
-        if error.is_none() {
-            subscription.accepted = answered.version;
-        }
-        let (all, names) = (subscription.all, &subscription.names);
-        for (name, version) in answered.added {
-            if accepted(&name) && (all || names.contains(&name)) {
-                subscription.held.insert(name, version);
-            }
-        }
-        for name in answered.removed {
-            if accepted(&name) {
-                subscription.held.remove(&name);
-            }
+        if matches!(verdict, Verdict::Accepted) {
+            subscription.accepted = version;
         }
         if nonce.stream == self.stream {
             subscription.nonce = nonce.nonce.to_string();
-            self.send(ty, error);
+            self.send(ty, verdict.error_detail());
         }
     }
 
     /// Says what is wanted now, unless a response waits for its answer: the answer will say it. Before it,
     /// the request would be taken for the answer.
     fn ask(&mut self, ty: &TypeUrl) {
-        let waits = |s: &Subscription| s.unanswered.iter().any(|u| u.nonce.stream == self.stream);
+        let waits = |s: &Subscription| s.book.awaits_answer(self.stream);
         if !self.types.get(ty).is_some_and(waits) {
             self.send(ty, None);
         }
     }
 
     /// Every request says the whole: what is wanted, what was accepted, which response was the last.
-    fn send(&mut self, ty: &TypeUrl, error_detail: Option<rpc::Status>) {
+    fn send(&mut self, ty: &TypeUrl, error_detail: Option<Status>) {
         if !self.connected {
             return;
         }
         let Some(subscription) = self.types.get(ty) else {
             return;
         };
-        let mut names: Vec<String> = subscription.names.iter().map(|n| n.to_string()).collect();
-        if subscription.all && !(ty.is_wildcard_by_default() && names.is_empty()) {
-            names.push("*".to_owned());
-        }
         let node = (!self.introduced).then(|| self.node.clone());
         self.introduced = true;
         self.requests.push_back(DiscoveryRequest {
             version_info: subscription.accepted.clone(),
             node,
-            resource_names: names,
+            resource_names: subscription.book.wanted(ty),
             type_url: ty.as_str().to_owned(),
             response_nonce: subscription.nonce.clone(),
             error_detail,
