@@ -55,7 +55,8 @@ pub struct Config {
     pub issuers: Vec<String>,
     /// Peers by member cluster: `HOST:PORT` of their east-west gateway.
     pub peers: BTreeMap<ClusterId, String>,
-    /// Where automatic addresses, peers' last states and an own root are kept.
+    /// Where automatic addresses, peers' last states, the last good version of every file and an own root
+    /// are kept.
     pub state_dir: PathBuf,
     /// Ports.
     pub addresses: Addresses,
@@ -118,7 +119,8 @@ pub async fn run(
     };
     let (exported, own_state) = watch::channel(Arc::new(own));
     let peer_addresses = peer_addresses(&config.peers);
-    let (changes, sources_failed) = start_sources(&config.directories, &drain);
+    let last_good = config.state_dir.join("last-good");
+    let (changes, sources_failed) = start_sources(&config.directories, &last_good, &drain);
     let builder = Builder::new(
         config.identity.clone(),
         peer_addresses.clone(),
@@ -222,6 +224,7 @@ async fn settle(plane: &ControlPlane) {
 /// Starts to read the directories; the second value completes when one of them cannot be read at all.
 fn start_sources(
     directories: &[PathBuf],
+    last_good: &Path,
     drain: &drain::Watcher,
 ) -> (
     mpsc::UnboundedReceiver<Vec<Change>>,
@@ -234,7 +237,7 @@ fn start_sources(
     for (layer, directory) in directories.iter().enumerate() {
         let (sender, overlay) = (sender.clone(), Arc::clone(&overlay));
         let failed = failed.clone();
-        let source = Box::new(Directory::new(directory.clone()));
+        let source = Box::new(Directory::new(directory.clone()).keeping_in(last_good));
         let reading = source.run(Box::new(move |changes| {
             // Held while sending, so that what is sent comes in the order in which it was decided.
             let mut overlay = overlay.lock().unwrap_or_else(PoisonError::into_inner);

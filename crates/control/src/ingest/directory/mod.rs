@@ -8,9 +8,11 @@
 //! ```text
 //!   notify ─┐                         quiet for a moment?
 //!           ├─► stat every file ─► settle ──────────────► read, parse ─► tree ─► Change
-//!   poll  ──┘                                                             └ last good objects
+//!   poll  ──┘                                               ▲  │          └ last good objects
+//!                                              at the start └ kept, on disk
 //! ```
 
+mod kept;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use isthmus_api::{codes, load, parse};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
+use kept::Kept;
 use settle::{Settle, Stamp};
 use tree::{Observed, Tree};
 
@@ -43,22 +46,32 @@ const COALESCE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Directory {
     dir: PathBuf,
+    kept: Option<Kept>,
 }
 
 impl Directory {
     /// The source of one directory; nothing is read before it runs.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            kept: None,
+        }
+    }
+
+    /// Keeps the last good version of every file below `store`, and begins with those of an earlier life.
+    pub fn keeping_in(mut self, store: &Path) -> Self {
+        self.kept = Some(Kept::new(store, &self.dir));
+        self
     }
 }
 
 impl Source for Directory {
     fn run(self: Box<Self>, sink: Box<dyn Sink>) -> SourceFuture {
-        Box::pin(watch(self.dir, sink))
+        Box::pin(watch(self.dir, self.kept, sink))
     }
 }
 
-async fn watch(dir: PathBuf, mut sink: Box<dyn Sink>) -> Result<(), SourceError> {
+async fn watch(dir: PathBuf, kept: Option<Kept>, mut sink: Box<dyn Sink>) -> Result<(), SourceError> {
     if let Err(error) = std::fs::read_dir(&dir) {
         return Err(SourceError::Unreadable {
             what: dir.display().to_string(),
@@ -66,7 +79,7 @@ async fn watch(dir: PathBuf, mut sink: Box<dyn Sink>) -> Result<(), SourceError>
         });
     }
     let (wake, mut woken) = mpsc::channel(1);
-    let mut state = State::new(dir);
+    let mut state = State::new(dir, kept);
     let mut watcher = Watched::new(&state.dir, wake.clone());
     let mut synced = false;
     loop {
@@ -106,6 +119,7 @@ struct State {
     dir: PathBuf,
     settle: Settle,
     tree: Tree,
+    kept: Option<Kept>,
     /// Whether the directory has been read once.
     listed: bool,
     /// Findings in force, so that each is logged once.
@@ -120,9 +134,10 @@ struct Step {
 }
 
 impl State {
-    fn new(dir: PathBuf) -> Self {
+    fn new(dir: PathBuf, kept: Option<Kept>) -> Self {
         Self {
             dir,
+            kept,
             settle: Settle::default(),
             tree: Tree::default(),
             listed: false,
@@ -150,21 +165,62 @@ impl State {
             }
         };
         let mut changes = self.changed(scope, Vec::new());
+        if !self.listed {
+            changes.extend(self.recall());
+        }
         let settled = self.settle.look(now, stamps, !self.listed);
         self.listed = true;
-        let observed = settled.ripe.into_iter().map(|path| {
+        let (mut observed, mut in_order) = (Vec::new(), Vec::new());
+        for path in &settled.ripe {
             let name: Arc<str> = Arc::from(path.display().to_string());
-            let seen = match load::read(&path) {
-                Ok(text) => Observed::Parsed(parse(&text, &name)),
+            let seen = match load::read(path) {
+                Ok(text) => {
+                    let parsed = parse(&text, &name);
+                    if parsed.refused.is_empty() && !parsed.unattributed {
+                        in_order.push((path, text));
+                    }
+                    Observed::Parsed(parsed)
+                }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Observed::Gone,
-                Err(e) => Observed::Parsed(load::unreadable(&path, &e)),
+                Err(e) => Observed::Parsed(load::unreadable(path, &e)),
             };
-            (name, seen)
-        });
-        changes.extend(self.tree.apply(observed.collect()));
+            observed.push((name, seen));
+        }
+        changes.extend(self.tree.apply(observed));
+        self.keep(&settled.ripe, &in_order);
         Step {
             changes,
             again: settled.again,
+        }
+    }
+
+    /// Begins with the last good versions of an earlier life. The files count as read in those versions, so
+    /// whatever stands there now is taken up by the rules for files that change.
+    fn recall(&mut self) -> Vec<Change> {
+        let versions = self.kept.iter().flat_map(Kept::all);
+        let versions: Vec<_> = versions.filter(|v| v.path.starts_with(&self.dir)).collect();
+        let mut observed = Vec::new();
+        for version in versions {
+            self.settle
+                .assume(version.path.clone(), version.text.len() as u64);
+            let name: Arc<str> = Arc::from(version.path.display().to_string());
+            observed.push((name.clone(), Observed::Parsed(version.parse(&name))));
+        }
+        self.tree.apply(observed)
+    }
+
+    /// Keeps what is in force now of files that were read; `in_order` are those without an error.
+    fn keep(&self, read: &[PathBuf], in_order: &[(&PathBuf, String)]) {
+        let Some(kept) = &self.kept else { return };
+        for path in read {
+            if let Some((_, text)) = in_order.iter().find(|(p, _)| *p == path) {
+                kept.keep(path, text);
+                continue;
+            }
+            match self.tree.objects(&path.display().to_string()) {
+                objects if objects.is_empty() => kept.forget(path),
+                objects => kept.keep_objects(path, &objects),
+            }
         }
     }
 

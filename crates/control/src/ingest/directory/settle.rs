@@ -64,7 +64,18 @@ pub(super) struct Settled {
 }
 
 impl Settle {
-    /// Takes in what stands there `now`. With `at_once` nothing waits, as at the start.
+    /// Counts a file as read in some earlier version of this length.
+    pub(super) fn assume(&mut self, path: PathBuf, length: u64) {
+        let stamp = Stamp {
+            length,
+            modified: None,
+            inode: 0,
+            changed: (0, 0),
+        };
+        self.read.insert(path, stamp);
+    }
+
+    /// Takes in what stands there `now`. With `at_once`, as at the start, what was never read does not wait.
     pub(super) fn look(&mut self, now: Instant, stamps: BTreeMap<PathBuf, Stamp>, at_once: bool) -> Settled {
         for (path, stamp) in &stamps {
             if self.read.get(path) == Some(stamp) {
@@ -90,7 +101,7 @@ impl Settle {
         let mut pending = Vec::new();
         let mut slow = Vec::new();
         for (path, waiting) in &self.waiting {
-            let left = if at_once {
+            let left = if at_once && !self.read.contains_key(path) {
                 Duration::ZERO
             } else {
                 self.left(path, waiting, now)
@@ -105,7 +116,9 @@ impl Settle {
         }
         // Changes that are made together (a rename is two) are read together.
         if let Some(longest) = pending.iter().max() {
-            settled.ripe.clear();
+            if !at_once {
+                settled.ripe.clear();
+            }
             settled.again = Some(*longest);
         } else {
             settled.again = slow.into_iter().min();
@@ -258,6 +271,26 @@ mod tests {
         assert_eq!(story.at(60), ["b"]);
         assert_eq!(story.at(900), NOTHING);
         assert_eq!(story.at(1011), ["a"]);
+    }
+
+    #[test]
+    fn at_the_start_only_what_was_never_read_is_read_at_once() {
+        let mut story = Story::new();
+        story.settle = Settle::default();
+        for (path, length) in [("a", 10), ("c", 10), ("d", 10)] {
+            story.settle.assume(path.into(), length);
+        }
+        story.write("b", 10, 1);
+        story.write("c", 0, 1);
+        let settled = story.settle.look(story.start, story.files.clone(), true);
+        assert_eq!(settled.ripe, [PathBuf::from("b")]);
+        assert!(settled.again.is_some());
+        assert_eq!(
+            story.at(160),
+            ["a", "d"],
+            "d is gone, and c was truncated and awaits its content"
+        );
+        assert_eq!(story.at(1010), ["c"]);
     }
 
     #[test]

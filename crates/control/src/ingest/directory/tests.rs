@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Watching {
     dir: TempDir,
+    kept: TempDir,
     store: Store,
     changes: Receiver<Vec<Change>>,
     deletions: Vec<String>,
@@ -27,16 +28,21 @@ impl Watching {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
+        Self::start(dir, tempfile::tempdir().unwrap())
+    }
+
+    fn start(dir: TempDir, kept: TempDir) -> Self {
         let (send, changes) = channel();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let source = Box::new(Directory::new(dir.path()));
+        let source = Box::new(Directory::new(dir.path()).keeping_in(kept.path()));
         runtime.spawn(source.run(Box::new(move |batch| send.send(batch).is_ok())));
         let mut watching = Self {
             dir,
+            kept,
             store: Store::default(),
             changes,
             deletions: Vec::new(),
@@ -44,6 +50,16 @@ impl Watching {
         };
         watching.until("synced", |w| w.store.is_synced());
         watching
+    }
+
+    /// Another process over the same files, `meanwhile` having happened to them.
+    fn restarted(self, meanwhile: impl FnOnce(&Path)) -> Self {
+        let Self {
+            dir, kept, _runtime, ..
+        } = self;
+        drop(_runtime);
+        meanwhile(dir.path());
+        Self::start(dir, kept)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -166,6 +182,52 @@ fn a_broken_file_keeps_the_last_good_objects_and_says_where_it_is_broken() {
     w.write("a.yaml", &two);
     w.until("in order again", |w| w.codes().is_empty());
     assert_eq!(w.deletions, [""; 0]);
+}
+
+#[test]
+fn a_process_that_starts_over_a_broken_file_has_its_last_good_version() {
+    let two = |x: &str, y: &str| format!("{}---\n{}", entry("x", x), entry("y", y));
+    let w = Watching::over(&[
+        ("a.yaml", &two("10.0.0.1", "10.0.0.2")),
+        ("b.yaml", &entry("z", "10.0.0.3")),
+    ]);
+    // Torn in the middle of a word, as by an editor that was killed.
+    let whole = two("10.0.0.7", "10.0.0.8");
+    let mut w = w.restarted(|dir| fs::write(dir.join("a.yaml"), &whole[..whole.len() - 40]).unwrap());
+    w.until("a finding", |w| w.codes().contains(&"ISM0010"));
+    assert_eq!(
+        w.address("x").as_deref(),
+        Some("10.0.0.7"),
+        "the whole document counts"
+    );
+    assert_eq!(
+        w.address("y").as_deref(),
+        Some("10.0.0.2"),
+        "the torn one is what it was"
+    );
+    assert_eq!(w.deletions, [""; 0]);
+
+    // Once more, broken still: what was in force is known, and not only what was once a whole file.
+    let mut w = w.restarted(|dir| fs::write(dir.join("a.yaml"), "kind: [").unwrap());
+    w.until("a finding", |w| w.codes().contains(&"ISM0010"));
+    assert_eq!(w.address("x").as_deref(), Some("10.0.0.7"));
+    assert_eq!(w.address("y").as_deref(), Some("10.0.0.2"));
+
+    // What was put in order or deleted meanwhile counts.
+    let mut w = w.restarted(|dir| {
+        fs::write(dir.join("a.yaml"), entry("x", "10.0.0.9")).unwrap();
+        fs::remove_file(dir.join("b.yaml")).unwrap();
+    });
+    w.until_address("x", Some("10.0.0.9"));
+    w.until_address("y", None);
+    w.until_address("z", None);
+    let w = w.restarted(|_| {});
+    assert_eq!(w.address("x").as_deref(), Some("10.0.0.9"));
+    assert_eq!(
+        (w.address("y"), w.address("z")),
+        (None, None),
+        "nothing comes back"
+    );
 }
 
 #[test]

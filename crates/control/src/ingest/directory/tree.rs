@@ -104,6 +104,13 @@ impl Tree {
         changes
     }
 
+    /// What is in force of a file.
+    pub(super) fn objects(&self, name: &str) -> Vec<Arc<Object>> {
+        let keys = self.files.get(name).into_iter().flat_map(|f| &f.keys);
+        keys.filter_map(|key| self.claims.get(key)?.get(name).cloned())
+            .collect()
+    }
+
     /// The file's objects from now on: what it says, and the last good version of what it fails to say.
     fn in_force(&self, name: &Arc<str>, seen: Observed) -> (BTreeMap<ObjectKey, Arc<Object>>, Vec<Finding>) {
         let parsed = match seen {
