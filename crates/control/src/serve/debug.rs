@@ -8,7 +8,6 @@ use isthmus_runtime::metrics::CONTENT_TYPE;
 use isthmus_runtime::server::{self, Request, Response, Router};
 use isthmus_xds::reflect::to_json;
 use isthmus_xds::server::TypeStatus;
-use isthmus_xds::server::service::Kind;
 use isthmus_xds::{Resources, TypeUrl};
 use serde_json::{Map, Value, json};
 
@@ -119,13 +118,7 @@ fn sync_of(open: &Open) -> Value {
         ("istio_version".to_owned(), json!(open.version)),
         ("service_account".to_owned(), json!(proxy.service_account)),
         ("remote".to_owned(), json!(open.remote.map(|r| r.to_string()))),
-        (
-            "protocol".to_owned(),
-            match open.kind {
-                Kind::Delta => "delta".into(),
-                Kind::Sotw => "state-of-the-world".into(),
-            },
-        ),
+        ("protocol".to_owned(), super::metrics::protocol(open.kind).into()),
         ("connected_seconds".to_owned(), json!(since(open.since))),
         ("synced".to_owned(), json!(open.types.iter().all(|t| t.synced))),
     ]);

@@ -8,6 +8,7 @@ use isthmus_runtime::metrics::prometheus_client::metrics::counter::Counter;
 use isthmus_runtime::metrics::prometheus_client::metrics::family::Family;
 use isthmus_runtime::metrics::prometheus_client::metrics::gauge::Gauge;
 use isthmus_runtime::metrics::prometheus_client::metrics::histogram::Histogram;
+use isthmus_xds::server::service::Kind;
 
 /// One label and its value.
 type Label = [(&'static str, String); 1];
@@ -15,6 +16,7 @@ type Label = [(&'static str, String); 1];
 /// What is counted.
 pub(super) struct Meters {
     pushes: Family<Label, Counter>,
+    resources: Family<[(&'static str, String); 2], Counter>,
     rejects: Family<Label, Counter>,
     /// Streams of proxies.
     pub proxies: Gauge,
@@ -35,6 +37,11 @@ impl Meters {
             pushes: metrics.register(
                 "pilot_xds_pushes",
                 "Responses sent to proxies, by type of resource",
+                Family::default(),
+            ),
+            resources: metrics.register(
+                "isthmus_xds_resources_sent",
+                "Resources sent to proxies, by type and protocol",
                 Family::default(),
             ),
             rejects: metrics.register(
@@ -72,8 +79,12 @@ impl Meters {
         }
     }
 
-    pub fn push(&self, ty: &str) {
+    /// A response with so many resources.
+    pub fn push(&self, ty: &str, kind: Kind, resources: usize) {
         self.pushes.get_or_create(&[("type", ty.to_owned())]).inc();
+        let labels = [("type", ty.to_owned()), ("protocol", protocol(kind).to_owned())];
+        let sent = self.resources.get_or_create(&labels);
+        sent.inc_by(u64::try_from(resources).unwrap_or(u64::MAX));
     }
 
     pub fn reject(&self, ty: &str) {
@@ -89,6 +100,14 @@ impl Meters {
         }
         self.root_expiry.set(seconds_until(authority.anchor().not_after));
         self.chain_expiry.set(seconds_until(authority.expires()));
+    }
+}
+
+/// What a stream speaks, in words.
+pub(super) fn protocol(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Delta => "delta",
+        Kind::Sotw => "state-of-the-world",
     }
 }
 

@@ -126,8 +126,9 @@ impl<C: Configuration> Source for Streams<C> {
         admitted
     }
 
-    fn sent(&self, _: &StreamInfo, sent: &Sent) {
-        self.meters.push(sent.ty.short());
+    fn sent(&self, stream: &StreamInfo, sent: &Sent) {
+        self.meters
+            .push(sent.ty.short(), stream.kind, sent.resources.len());
     }
 
     fn answered(&self, stream: &StreamInfo, answer: &Answer) {
