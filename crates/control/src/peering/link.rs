@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_model::{ClusterId, SpiffeId};
@@ -29,6 +29,8 @@ const MOST_SERVICES: usize = 50_000;
 const LARGEST_RESPONSE: usize = 16 << 20;
 /// How long a connection, and then its TLS and HTTP/2 handshakes, may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A name is looked up no longer than this; then its addresses from before are tried.
+const LOOK_UP: Duration = Duration::from_millis(1500);
 /// An address of a peer is given at least this long.
 const SHORTEST_TRY: Duration = Duration::from_millis(500);
 /// Signs of life that may be missing before a peer counts as silent.
@@ -150,6 +152,7 @@ impl Link {
             address: self.address.clone(),
             tls: LiveClient::new(config.credentials.clone(), expected, options),
             attempts: AtomicUsize::new(0),
+            known: Mutex::default(),
         }
     }
 
@@ -382,13 +385,15 @@ struct Dialler {
     tls: LiveClient,
     /// Counts up, so that each attempt begins with another address of the gateway.
     attempts: AtomicUsize,
+    /// Addresses that the name had when it was last resolved.
+    known: Mutex<Vec<SocketAddr>>,
 }
 
 impl Dialler {
     /// Tries the addresses that the name has now, each for its share of the time: one that swallows
     /// everything must not hide the others.
     async fn connect(&self) -> io::Result<TcpStream> {
-        let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(&self.address).await?.collect();
+        let mut addresses = self.addresses().await?;
         if addresses.is_empty() {
             return Err(io::Error::other("the name has no address"));
         }
@@ -404,6 +409,24 @@ impl Dialler {
             }
         }
         Err(last)
+    }
+}
+
+impl Dialler {
+    /// What the name resolves to now, or did when DNS last answered.
+    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let looked_up = tokio::time::timeout(LOOK_UP, tokio::net::lookup_host(&self.address)).await;
+        match looked_up.unwrap_or_else(|late| Err(late.into())) {
+            Ok(addresses) => {
+                let addresses: Vec<_> = addresses.collect();
+                lock(&self.known).clone_from(&addresses);
+                Ok(addresses)
+            }
+            Err(error) => {
+                let known = lock(&self.known).clone();
+                if known.is_empty() { Err(error) } else { Ok(known) }
+            }
+        }
     }
 }
 
