@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_model::TrustDomain;
+use isthmus_xds::client::Protocol;
 
 use crate::node::{Node, Role};
 
@@ -55,6 +56,8 @@ pub struct ControlPlane {
     pub authority_roots: Option<PathBuf>,
     /// Service-account token (`ISTIO_TOKEN_PATH`).
     pub token: PathBuf,
+    /// Delta, unless `ISTIO_DELTA_XDS` is `false`: for servers that know state of the world alone.
+    pub protocol: Protocol,
 }
 
 /// A resolved configuration.
@@ -156,7 +159,7 @@ impl Config {
             },
             source: match flags.bootstrap {
                 Some(file) => Source::File(file),
-                None => Source::ControlPlane(control_plane(&env)),
+                None => Source::ControlPlane(control_plane(&env)?),
             },
             admin: if has_control_plane {
                 Some(socket(&env, "ISTIO_ADMIN_ADDRESS", (Ipv4Addr::LOCALHOST, 15000))?)
@@ -211,7 +214,7 @@ fn socket(
         .map_err(|_| variable(name, &v, "IP:PORT is expected"))
 }
 
-fn control_plane(env: &impl Fn(&str) -> Option<String>) -> ControlPlane {
+fn control_plane(env: &impl Fn(&str) -> Option<String>) -> Result<ControlPlane, ConfigError> {
     let discovery = env("PROXY_XDS_ADDRESS")
         .or_else(|| env("DISCOVERY_ADDRESS"))
         .unwrap_or_else(|| CONTROL_PLANE.to_owned());
@@ -226,14 +229,20 @@ fn control_plane(env: &impl Fn(&str) -> Option<String>) -> ControlPlane {
     let roots = |name: &str, address: &str| {
         (!plaintext(address)).then(|| PathBuf::from(env(name).unwrap_or_else(|| ROOTS.to_owned())))
     };
-    ControlPlane {
+    let protocol = match env("ISTIO_DELTA_XDS").as_deref() {
+        None | Some("true" | "1") => Protocol::Delta,
+        Some("false" | "0") => Protocol::Sotw,
+        Some(v) => return Err(variable("ISTIO_DELTA_XDS", v, "true or false is expected")),
+    };
+    Ok(ControlPlane {
         discovery_roots: roots("XDS_ROOT_CA", &discovery),
         authority_roots: roots("CA_ROOT_CA", &authority),
         token: env("ISTIO_TOKEN_PATH").unwrap_or_else(|| TOKEN.to_owned()).into(),
         discovery,
         authority,
         server_name,
-    }
+        protocol,
+    })
 }
 
 /// Metadata of the node that Istio's agent takes from the environment.
@@ -400,6 +409,19 @@ mod tests {
     }
 
     #[test]
+    fn state_of_the_world_is_spoken_where_it_is_asked_for() {
+        for (env, protocol) in [
+            (&[][..], Protocol::Delta),
+            (&[("ISTIO_DELTA_XDS", "false")][..], Protocol::Sotw),
+        ] {
+            let Source::ControlPlane(control) = resolve(sidecar(), env).unwrap().source else {
+                panic!("no control plane");
+            };
+            assert_eq!(control.protocol, protocol);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_named() {
         assert_eq!(resolve(Flags::default(), &[]).unwrap_err(), ConfigError::Role);
         for (name, value) in [
@@ -408,6 +430,7 @@ mod tests {
             ("ISTIO_METAJSON_LABELS", "{"),
             ("TERMINATION_DRAIN_DURATION_SECONDS", "soon"),
             ("ISTIO_ADMIN_ADDRESS", "15000"),
+            ("ISTIO_DELTA_XDS", "perhaps"),
         ] {
             let error = resolve(sidecar(), &[(name, value)]).unwrap_err();
             assert!(error.to_string().starts_with(&format!("{name}=")), "{error}");

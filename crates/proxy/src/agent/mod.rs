@@ -299,7 +299,9 @@ fn connect(config: &Config, control: &ControlPlane, names: &Names) -> (Client, R
         own: renewal.credentials(),
         cluster: node.cluster_id.to_string(),
     };
-    let client = Client::start(client::Config::new(identify::node(config)), discovery);
+    let mut xds = client::Config::new(identify::node(config));
+    xds.protocol = control.protocol;
+    let client = Client::start(xds, discovery);
     (client, renewal)
 }
 
