@@ -18,7 +18,7 @@ use crate::telemetry::http::Record;
 use crate::telemetry::peer;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::host::bump;
-use crate::upstream::{Evidence, Held};
+use crate::upstream::{Evidence, Held, PickError};
 use crate::worker::Worker;
 
 use super::attempt::{Attempts, Failure, Verdict, judge, pause};
@@ -297,6 +297,13 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
             continue;
         }
         let mut reply = failure.reply(retries.made() > 0);
+        if let Failure::Connect(ConnectError::Pick(PickError::NoHealthy)) = &failure
+            && let Some(why) = cluster.last_failure()
+        {
+            // Why they are unhealthy is known from before.
+            reply.body = format!("{}, transport failure reason: {why}", reply.body);
+            record.story.upstream.transport_failure = Some(why.replace(' ', "_"));
+        }
         if retries.exhausted {
             reply.flags = reply.flags.with(Flags::URX);
         }

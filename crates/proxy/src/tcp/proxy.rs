@@ -37,7 +37,7 @@ pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut dow
             tracing::info!(
                 listener = %facts.listener, cluster = %name, peer = %facts.source,
                 sni = facts.server_name.as_deref().unwrap_or("-"),
-                "connection closed: {}", in_words(&name, &error)
+                "connection closed: {}", in_words(&name, &error, &cluster)
             );
             record.fail(flag, &error.to_string());
             return;
@@ -65,13 +65,15 @@ pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut dow
 }
 
 /// What a refusal at the pick means for the client of a passthrough gateway.
-fn in_words(cluster: &str, error: &ConnectError) -> String {
+fn in_words(name: &str, error: &ConnectError, cluster: &ClusterState) -> String {
     match error {
         ConnectError::Pick(PickError::NoEndpoint) => {
-            format!("no endpoint: {cluster} is known, but nothing stands behind it here")
+            format!("no endpoint: {name} is known, but nothing stands behind it here")
         }
         ConnectError::Pick(PickError::NoHealthy) => {
-            format!("no endpoint: none of those behind {cluster} is healthy")
+            let why = cluster.last_failure();
+            let why = why.map(|why| format!("; {why}")).unwrap_or_default();
+            format!("no endpoint: none of those behind {name} is healthy{why}")
         }
         other => other.to_string(),
     }

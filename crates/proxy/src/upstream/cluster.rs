@@ -73,6 +73,15 @@ impl ClusterState {
         })
     }
 
+    /// Why a host could not be connected to, of those that have not been reached since: what an answer says
+    /// besides that nobody is healthy.
+    pub fn last_failure(&self) -> Option<Rc<str>> {
+        self.hosts
+            .borrow()
+            .iter()
+            .find_map(|host| host.last_failure.borrow().clone())
+    }
+
     /// Takes a new list of endpoints. Hosts that stay keep their connections and history; those that go
     /// finish what they have.
     pub fn update(&self, endpoints: Option<&Arc<Endpoints>>) {

@@ -133,6 +133,7 @@ pub async fn dial(
             bump(&host.totals.connections);
             bump(&host.totals.connections_active);
             host.reached.set(Some(Instant::now()));
+            host.last_failure.take();
             cluster.note(host, Evidence::Connected);
             let held = Open {
                 _held: held,
@@ -147,6 +148,10 @@ pub async fn dial(
         }
         Err(error) => {
             bump(&host.totals.connect_failures);
+            if error.is_local_failure() {
+                let why = format!("{host}: {error}");
+                host.last_failure.replace(Some(why.into()));
+            }
             if error.is_local_failure() && host.is_blamed(started) {
                 cluster.note(host, Evidence::LocalFailure);
             }

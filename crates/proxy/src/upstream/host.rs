@@ -44,6 +44,8 @@ pub struct Host {
     pub slow_connects: Cell<u32>,
     /// When the last connection was made.
     pub reached: Cell<Option<Instant>>,
+    /// Why the last attempt to connect failed; `None` once one succeeds.
+    pub last_failure: RefCell<Option<Rc<str>>>,
     /// Passive health.
     pub outlier: super::outlier::History,
     /// Connections for HTTP.
@@ -86,6 +88,7 @@ impl Host {
             active: Cell::new(0),
             slow_connects: Cell::new(0),
             reached: Cell::new(None),
+            last_failure: RefCell::default(),
             outlier: super::outlier::History::default(),
             pool: HostPool::default(),
             removed: Cell::new(false),
