@@ -57,7 +57,11 @@ pub enum Refusal {
         count: usize,
     },
     /// The chain ends at somebody else's root.
-    #[error("certificate of {name} {top} but trusted are {}", list(trusted))]
+    #[error(
+        "certificate of {name} {top} but trusted are {}: clusters that trust each other have one root; \
+         make each an intermediate of it with `isthmus certs intermediate`",
+        list(trusted)
+    )]
     UntrustedRoot {
         /// Whose certificate; not proved.
         name: String,
