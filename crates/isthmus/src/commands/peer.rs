@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::exit;
-use super::proxy_status::control_planes;
+use super::proxy_status::ask_all;
 use super::sandbox::{Dir, Output, print, table};
 
 /// Look at the links between control planes.
@@ -37,13 +36,10 @@ struct List {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Action::List(args) = args.action;
-    let mut answers = Vec::new();
-    for control_plane in control_planes(&args.dir, args.admin.as_deref())? {
-        answers.push(control_plane.json("/debug/peersz")?);
-    }
+    let (answers, code) = ask_all(&args.dir, args.admin.as_deref(), "/debug/peersz")?;
     if args.output != Output::Table {
         print(&answers, args.output)?;
-        return Ok(ExitCode::from(exit::OK));
+        return Ok(code);
     }
     let mut rows = Vec::new();
     for answer in &answers {
@@ -64,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ],
         &rows,
     );
-    Ok(ExitCode::from(exit::OK))
+    Ok(code)
 }
 
 fn row(cluster: &Value, peer: &Value) -> Vec<String> {

@@ -29,16 +29,17 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (answers, code) = ask_all(&args.dir, args.admin.as_deref(), "/debug/syncz")?;
     let mut proxies = Vec::new();
-    for control_plane in control_planes(&args.dir, args.admin.as_deref())? {
-        match control_plane.json("/debug/syncz")? {
+    for answer in answers {
+        match answer {
             Value::Array(list) => proxies.extend(list),
             other => proxies.push(other),
         }
     }
     if args.output != Output::Table {
         print(&proxies, args.output)?;
-        return Ok(ExitCode::from(exit::OK));
+        return Ok(code);
     }
     let rows: Vec<_> = proxies.iter().map(row).collect();
     table(
@@ -56,11 +57,35 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ],
         &rows,
     );
-    Ok(ExitCode::from(exit::OK))
+    Ok(code)
+}
+
+/// The answers of all control planes to a path. Those that do not answer are said on standard error, and
+/// make the exit code a failure; that none answers is the error.
+pub fn ask_all(dir: &Dir, address: Option<&str>, path: &str) -> anyhow::Result<(Vec<Value>, ExitCode)> {
+    let (mut answers, mut failed) = (Vec::new(), None);
+    for control_plane in control_planes(dir, address)? {
+        match control_plane.json(path) {
+            Ok(answer) => answers.push(answer),
+            Err(error) => {
+                if let Some(earlier) = failed.replace(error) {
+                    eprintln!("Error: {earlier:#}");
+                }
+            }
+        }
+    }
+    match failed {
+        None => Ok((answers, ExitCode::from(exit::OK))),
+        Some(error) if answers.is_empty() => Err(error),
+        Some(error) => {
+            eprintln!("Error: {error:#}");
+            Ok((answers, ExitCode::from(exit::FAILURE)))
+        }
+    }
 }
 
 /// The control planes that are asked: one by address, or all of the demo's.
-pub fn control_planes(dir: &Dir, address: Option<&str>) -> anyhow::Result<Vec<Admin>> {
+fn control_planes(dir: &Dir, address: Option<&str>) -> anyhow::Result<Vec<Admin>> {
     if let Some(address) = address {
         return Ok(vec![Admin::Address(address.to_owned())]);
     }
