@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use isthmus_model::ClusterId;
 use isthmus_sandbox::demo::{Options, Step};
-use isthmus_sandbox::socket::{Answer, Fault, Report, Request, Workload};
+use isthmus_sandbox::socket::{Answer, Fault, Part, Report, Request, Workload};
 use isthmus_sandbox::supervisor::{Launch, clear, running};
 
 use super::exit;
@@ -64,6 +64,10 @@ struct Start {
     /// Life of workload certificates in seconds [default: 24 h].
     #[arg(long, value_name = "SECONDS")]
     workload_cert_ttl: Option<u64>,
+    /// Directory with a directory per cluster as `isthmus certs intermediate` writes them; clusters that have
+    /// none there are given an intermediate of the demo's own root.
+    #[arg(long, value_name = "PATH")]
+    cacerts: Option<PathBuf>,
     #[command(flatten)]
     dir: Dir,
 }
@@ -131,11 +135,37 @@ enum Breakage {
         #[command(flatten)]
         dir: Dir,
     },
-    /// Undo every black hole and cut.
+    /// Kill processes and keep them from running until `start` or `mend`: a workload, its gateway or control
+    /// plane, a DNS server, or a whole cluster at once.
+    #[command(
+        after_help = "Examples:\n  isthmus demo break stop us/istiod.istio-system\n  isthmus demo break stop us/sleep -c istio-proxy\n  isthmus demo break stop us/kube-dns\n  isthmus demo break stop internet/dns\n  isthmus demo break stop eu"
+    )]
+    Stop(Held),
+    /// Start what was stopped.
+    Start(Held),
+    /// Undo every black hole and cut, and start everything that was stopped.
     Mend {
         #[command(flatten)]
         dir: Dir,
     },
+}
+
+/// What is stopped or started.
+#[derive(Debug, clap::Args)]
+struct Held {
+    /// CLUSTER/WORKLOAD[.NAMESPACE], CLUSTER/kube-dns, internet/dns, or CLUSTER for all that runs there.
+    target: String,
+    /// One container of the workload instead of all.
+    #[arg(long, short)]
+    container: Option<String>,
+    #[command(flatten)]
+    dir: Dir,
+}
+
+impl Held {
+    fn part(self) -> anyhow::Result<(Part, Dir)> {
+        Ok((Part::parse(&self.target, self.container)?, self.dir))
+    }
 }
 
 /// The supervisor of a demo; started by `isthmus demo`, not by hand.
@@ -185,6 +215,10 @@ fn start(args: Start) -> anyhow::Result<ExitCode> {
     check(&clusters, &samples)?;
     let mut options = Options::new(clusters, &samples)?;
     options.workload_cert_ttl = args.workload_cert_ttl;
+    options.cacerts = args.cacerts.map(std::path::absolute).transpose()?;
+    if let Some(given) = options.cacerts.as_ref().filter(|dir| !dir.is_dir()) {
+        bail!("--cacerts: {} is not a directory", given.display());
+    }
 
     let mut supervisor = Launch {
         dir: dir.clone(),
@@ -474,6 +508,14 @@ fn break_something(fault: Breakage) -> anyhow::Result<ExitCode> {
             Err(_) => (Fault::BlackHole(target.parse()?), dir),
         },
         Breakage::Cut { a, b, dir } => (Fault::Cut(a.into(), b.into()), dir),
+        Breakage::Stop(held) => {
+            let (part, dir) = held.part()?;
+            (Fault::Stop(part), dir)
+        }
+        Breakage::Start(held) => {
+            let (part, dir) = held.part()?;
+            (Fault::Start(part), dir)
+        }
         Breakage::Mend { dir } => (Fault::Mend, dir),
     };
     match dir.connect()?.ask(&Request::Fault(fault))? {

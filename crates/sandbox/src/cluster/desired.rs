@@ -215,6 +215,7 @@ impl<'a> World<'a> {
             };
             containers.push(inject::proxy_container(settings, &proxy, injection));
         }
+        let is_proxy = |c: &Container| c.image == "auto" || c.name == "istio-proxy";
         let about = About {
             template: &template,
             account,
@@ -223,8 +224,11 @@ impl<'a> World<'a> {
             settings,
         };
         for container in &template.spec.containers {
-            let proxy = container.image == "auto" || container.name == "istio-proxy";
-            if injection == Injection::Gateway && proxy {
+            // As Istio's webhook has it: what the pod says of the proxy's container is added to it.
+            if is_proxy(container)
+                && let Some(proxy) = containers.first_mut().filter(|_| injection != Injection::None)
+            {
+                about.environment(container, &mut proxy.env)?;
                 continue;
             }
             containers.push(about.container(container)?);
@@ -323,11 +327,7 @@ impl About<'_> {
             ("HOSTNAME".to_owned(), self.template.name.clone()),
             ("CLUSTER".to_owned(), self.settings.id.to_string()),
         ];
-        for variable in &container.env {
-            let value = self.value(variable)?;
-            env.retain(|(name, _)| *name != variable.name);
-            env.push((variable.name.clone(), value));
-        }
+        self.environment(container, &mut env)?;
         Ok(ContainerPlan {
             name: container.name.clone(),
             program: program(container)?,
@@ -339,6 +339,16 @@ impl About<'_> {
                 .transpose()?,
             holds_others: false,
         })
+    }
+
+    /// Puts a container's own variables in the place of those of the same name.
+    fn environment(&self, container: &Container, env: &mut Vec<(String, String)>) -> Result<(), String> {
+        for variable in &container.env {
+            let value = self.value(variable)?;
+            env.retain(|(name, _)| *name != variable.name);
+            env.push((variable.name.clone(), value));
+        }
+        Ok(())
     }
 
     fn value(&self, variable: &EnvVar) -> Result<String, String> {

@@ -108,6 +108,7 @@ spec:
     metadata: {labels: {app: echo, version: v1}}
     spec:
       containers:
+      - {name: istio-proxy, image: auto, env: [{name: ISTIO_DELTA_XDS, value: 'false'}, {name: TRUST_DOMAIN, value: own}]}
       - {name: echo, image: isthmus/samples:echo, ports: [{name: web, containerPort: 8080}]}
 ";
 
@@ -170,7 +171,15 @@ async fn a_deployment_becomes_pods_with_sidecars_addresses_and_endpoints() {
     assert_eq!(engine.addresses.lock().unwrap().0[0].ports[0].targets.len(), 2);
 
     let plan = engine.plan("echo-");
+    assert_eq!(plan.containers.len(), 2, "one proxy, and the application");
     assert_eq!(plan.containers[0].name, "istio-proxy");
+    let said = |name: &str| {
+        let all = plan.containers[0].env.iter().filter(|(n, _)| n == name);
+        all.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(said("ISTIO_DELTA_XDS"), ["false"], "what the pod says is added");
+    assert_eq!(said("TRUST_DOMAIN"), ["own"], "and counts");
+    assert_eq!(said("ISTIO_META_CLUSTER_ID"), ["us"], "beside the rest");
     assert!(plan.containers[0].holds_others);
     assert_eq!(
         plan.containers[1].program,

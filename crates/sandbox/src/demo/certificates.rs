@@ -35,6 +35,23 @@ pub fn intermediate(root: &Authority, settings: &ClusterSettings) -> Result<()> 
     write(&dir, "root-cert.pem", root.as_bytes())
 }
 
+/// Takes a cluster's files of the secret `cacerts` from elsewhere.
+pub fn given(from: &Path, settings: &ClusterSettings) -> Result<()> {
+    // What the control plane could not use is better said before anything runs.
+    Authority::load(from).map_err(|e| Error::Certificate {
+        what: settings.id.to_string(),
+        reason: e.to_string(),
+    })?;
+    let dir = settings.cacerts_dir();
+    std::fs::create_dir_all(&dir).map_err(Error::io(format!("create {}", dir.display())))?;
+    for name in ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"] {
+        let path = from.join(name);
+        let content = std::fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
+        write(&dir, name, &content)?;
+    }
+    Ok(())
+}
+
 fn failed(what: &str, error: &CreateError) -> Error {
     Error::Certificate {
         what: what.to_owned(),

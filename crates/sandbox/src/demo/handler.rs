@@ -1,9 +1,9 @@
 //! Answers of the control socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isthmus_api::{Kind, Object, ObjectKey, parse};
@@ -12,10 +12,9 @@ use tokio::sync::Notify;
 
 use super::machine::Machine;
 use crate::cluster::{Controller, PodRecord, write_whole};
-use crate::network::Target;
 use crate::plan::{PodKey, PodStatus};
 use crate::socket::{
-    Answer, Applied, ClusterReport, Exec, Fault, Handler, HandlerFuture, PodReport, Process, Published,
+    Answer, Applied, ClusterReport, Exec, Handler, HandlerFuture, Part, PodReport, Process, Published,
     Report, Request, Resources, Workload,
 };
 
@@ -29,6 +28,8 @@ pub struct Sandbox {
     pub controllers: Vec<Controller>,
     /// Gateways on the host.
     pub published: Vec<Published>,
+    /// What was stopped on purpose.
+    pub stopped: Mutex<BTreeSet<Part>>,
     /// Told when the sandbox is to end.
     pub down: Arc<Notify>,
 }
@@ -95,13 +96,7 @@ impl Sandbox {
             dir: self.dir.display().to_string(),
             clusters: self.controllers.iter().map(|c| self.cluster_report(c)).collect(),
             published: self.published.clone(),
-            faults: self
-                .machine
-                .network
-                .dropped()
-                .iter()
-                .map(|target| format!("{target:?}"))
-                .collect(),
+            faults: self.faults(),
         }
     }
 
@@ -138,7 +133,7 @@ impl Sandbox {
         }
     }
 
-    fn controller(&self, cluster: &ClusterId) -> Result<&Controller, String> {
+    pub(super) fn controller(&self, cluster: &ClusterId) -> Result<&Controller, String> {
         self.controllers
             .iter()
             .find(|c| c.settings().id == *cluster)
@@ -156,7 +151,12 @@ impl Sandbox {
     }
 
     /// The pod behind a name: a pod of that name, or a Deployment's pod, a ready one if there is one.
-    fn find(&self, workload: &Workload) -> Result<PodKey, String> {
+    pub(super) fn find(&self, workload: &Workload) -> Result<PodKey, String> {
+        self.find_all(workload).map(|mut found| found.swap_remove(0))
+    }
+
+    /// All pods behind a name, never none: the pod of that name, or those of a Deployment, ready ones first.
+    pub(super) fn find_all(&self, workload: &Workload) -> Result<Vec<PodKey>, String> {
         let pods = self.controller(&workload.cluster)?.pods();
         let mut found: Vec<_> = pods
             .iter()
@@ -184,27 +184,25 @@ impl Sandbox {
             ));
         }
         found.sort_by_key(|(_, status)| !status.as_ref().is_some_and(PodStatus::ready));
-        found
-            .first()
-            .map(|(record, _)| record.key.clone())
-            .ok_or_else(|| {
-                let mut known: Vec<_> = pods
-                    .iter()
-                    .map(|(r, _)| {
-                        format!(
-                            "{}.{}",
-                            if r.owner.is_empty() { &r.key.name } else { &r.owner },
-                            r.key.namespace
-                        )
-                    })
-                    .collect();
-                known.dedup();
-                format!(
-                    "no pod {workload} runs; workloads of {} are: {}",
-                    workload.cluster,
-                    known.join(", ")
-                )
-            })
+        if found.is_empty() {
+            let mut known: Vec<_> = pods
+                .iter()
+                .map(|(r, _)| {
+                    format!(
+                        "{}.{}",
+                        if r.owner.is_empty() { &r.key.name } else { &r.owner },
+                        r.key.namespace
+                    )
+                })
+                .collect();
+            known.dedup();
+            return Err(format!(
+                "no pod {workload} runs; workloads of {} are: {}",
+                workload.cluster,
+                known.join(", ")
+            ));
+        }
+        Ok(found.iter().map(|(record, _)| record.key.clone()).collect())
     }
 
     async fn apply(&self, resources: &Resources) -> Result<Answer, String> {
@@ -292,53 +290,6 @@ impl Sandbox {
             .filter_map(|o| o.to_json().ok())
             .collect();
         Ok(Answer::Objects(objects))
-    }
-
-    async fn fault(&self, fault: Fault) -> Result<(), String> {
-        let network = &self.machine.network;
-        match fault {
-            Fault::Kill {
-                workload,
-                container,
-                signal,
-            } => {
-                let key = self.find(&workload)?;
-                self.machine
-                    .pods
-                    .kill_container(&key, &container, signal)
-                    .map_err(|e| e.to_string())
-            }
-            Fault::Remove { workload, replace } => {
-                let key = self.find(&workload)?;
-                self.controller(&workload.cluster)?.remove(key, replace).await;
-                Ok(())
-            }
-            Fault::BlackHole(workload) => {
-                let key = self.find(&workload)?;
-                let statuses = self.machine.pods.statuses().borrow().clone();
-                let address = statuses
-                    .get(&key)
-                    .map(|s| s.address)
-                    .ok_or("the pod has no address")?;
-                network
-                    .drop_packets(Target::Pod(address))
-                    .map_err(|e| e.to_string())
-            }
-            Fault::BlackHolePublic(std::net::IpAddr::V4(address)) => network
-                .drop_packets(Target::LoadBalancer(address))
-                .map_err(|e| e.to_string()),
-            Fault::BlackHolePublic(address) => {
-                Err(format!("{address} is not an address of the sandbox's internet"))
-            }
-            Fault::Cut(a, b) => network
-                .drop_packets(Target::ClusterLink(a, b))
-                .map_err(|e| e.to_string()),
-            Fault::Mend => network
-                .dropped()
-                .iter()
-                .try_for_each(|target| network.restore(target))
-                .map_err(|e| e.to_string()),
-        }
     }
 
     /// Ends every pod.

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use isthmus_model::{ClusterId, NetworkId};
@@ -89,7 +89,10 @@ async fn live(
     let root = certificates::root()?;
     let mut controllers = Vec::new();
     for settings in settings {
-        certificates::intermediate(&root, &settings)?;
+        match options.cacerts.as_ref().map(|all| all.join(settings.id.as_str())) {
+            Some(given) if given.is_dir() => certificates::given(&given, &settings)?,
+            _ => certificates::intermediate(&root, &settings)?,
+        }
         copy_samples(
             &options.samples.join(settings.id.as_str()),
             &settings.config_dir(),
@@ -112,6 +115,7 @@ async fn live(
         machine,
         controllers,
         published: Vec::new(),
+        stopped: Mutex::default(),
         down: down.clone(),
     };
 

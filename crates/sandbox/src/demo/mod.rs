@@ -10,6 +10,7 @@
 //! ```
 
 mod certificates;
+mod faults;
 mod handler;
 mod inside;
 mod machine;
@@ -38,6 +39,9 @@ pub struct Options {
     pub trust_domain: TrustDomain,
     /// Life of workload certificates in seconds; `None`: 24 h.
     pub workload_cert_ttl: Option<u64>,
+    /// Directory with a directory per cluster that holds the files of its secret `cacerts`; clusters without
+    /// one, and `None`: made by the sandbox, below one root.
+    pub cacerts: Option<PathBuf>,
     /// Seconds until a pod that is not ready is a failure of the start.
     pub patience: u64,
 }
@@ -51,6 +55,7 @@ impl Options {
             mesh_id: "training-mesh".to_owned(),
             trust_domain: "corp.local".parse()?,
             workload_cert_ttl: None,
+            cacerts: None,
             patience: 60,
         })
     }

@@ -39,7 +39,16 @@ pub(super) async fn supervise(
         ready,
     };
     let mut failures = 0_u32;
+    let mut held = context.held.subscribe();
     while stop.borrow().is_none() {
+        if held.borrow_and_update().contains(&container.plan.name) {
+            container.set(false, |s| s.reason = "stopped on purpose".to_owned());
+            tokio::select! {
+                _ = held.wait_for(|held| !held.contains(&container.plan.name)) => {}
+                _ = stop.wait_for(Option::is_some) => return,
+            }
+            failures = 0;
+        }
         let started = Instant::now();
         let reason = match container.start() {
             Ok(process) => {
@@ -55,6 +64,10 @@ pub(super) async fn supervise(
         });
         if stop.borrow().is_some() {
             return;
+        }
+        if held.borrow().contains(&container.plan.name) {
+            container.set(false, |s| s.restarts += 1);
+            continue;
         }
         if started.elapsed() >= RECOVERED {
             failures = 0;
@@ -107,6 +120,10 @@ impl Container<'_> {
         self.context
             .processes()
             .insert(self.plan.name.clone(), target.clone());
+        if self.context.held.borrow().contains(&self.plan.name) {
+            // It was held in the moment of its start.
+            target.signal(Signal::SIGKILL);
+        }
         let probed = self.plan.readiness.is_some();
         self.set(!probed, |s| {
             s.pid = Some(target.pid);

@@ -18,7 +18,7 @@ mod log;
 mod namespaces;
 mod probe;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -78,6 +78,8 @@ struct Context {
     board: Board,
     /// Processes of containers, by name.
     running: Mutex<HashMap<String, SignalTarget>>,
+    /// Containers that must not run now, by name.
+    held: watch::Sender<BTreeSet<String>>,
 }
 
 /// A command that runs in a pod besides its containers.
@@ -254,18 +256,47 @@ impl Pods {
     /// Sends a signal to a container's process (SIGKILL for a crash); it is started again when it ends.
     pub fn kill_container(&self, key: &PodKey, container: &str, signal: i32) -> Result<()> {
         let context = self.shared.context(key)?;
+        context.chosen(Some(container))?;
         let wrong = |reason: String| Error::Pod {
             pod: key.clone(),
             reason,
         };
-        if !context.plan.containers.iter().any(|c| c.name == container) {
-            return Err(wrong(format!("it has no container {container}")));
-        }
         let signal = Signal::try_from(signal).map_err(|_| wrong(format!("there is no signal {signal}")))?;
         if context.signal(container, signal) {
             Ok(())
         } else {
             Err(wrong(format!("container {container} is not running")))
+        }
+    }
+
+    /// Kills a container's process, or those of all containers when none is named, and starts none again
+    /// until it is [released](Self::release).
+    pub fn hold(&self, key: &PodKey, container: Option<&str>) -> Result<()> {
+        let context = self.shared.context(key)?;
+        let chosen = context.chosen(container)?;
+        context
+            .held
+            .send_modify(|held| held.extend(chosen.iter().cloned()));
+        for name in &chosen {
+            context.signal(name, Signal::SIGKILL);
+        }
+        Ok(())
+    }
+
+    /// Lets containers run again that were [held](Self::hold): this one, or all of the pod's.
+    pub fn release(&self, key: &PodKey, container: Option<&str>) -> Result<()> {
+        let context = self.shared.context(key)?;
+        let chosen = context.chosen(container)?;
+        context
+            .held
+            .send_modify(|held| held.retain(|name| !chosen.contains(name)));
+        Ok(())
+    }
+
+    /// Lets everything run again that was [held](Self::hold).
+    pub fn release_all(&self) {
+        for pod in self.shared.lock().values() {
+            pod.context.held.send_modify(BTreeSet::clear);
         }
     }
 
@@ -308,6 +339,7 @@ impl Shared {
             reaper: self.reaper.clone(),
             board: self.board.clone(),
             running: Mutex::new(HashMap::new()),
+            held: watch::Sender::default(),
         })
     }
 }
@@ -349,6 +381,19 @@ impl Context {
                 self.command(&argv, &plan.env)
             }
             Program::Host(argv) => self.command(argv, &plan.env),
+        }
+    }
+
+    /// The name of this container if the pod has it; without a name, those of all.
+    fn chosen(&self, container: Option<&str>) -> Result<Vec<String>> {
+        let all = self.plan.containers.iter().map(|c| c.name.clone());
+        let chosen: Vec<_> = all.filter(|n| container.is_none_or(|c| c == n)).collect();
+        match container {
+            Some(name) if chosen.is_empty() => Err(Error::Pod {
+                pod: self.plan.key.clone(),
+                reason: format!("it has no container {name}"),
+            }),
+            _ => Ok(chosen),
         }
     }
 

@@ -11,8 +11,8 @@ mod server;
 
 pub use client::{Client, ClientError, Execution};
 pub use protocol::{
-    Answer, Applied, ClusterReport, Exec, Fault, PodReport, Published, Report, Request, Resources, Workload,
-    WorkloadError,
+    Answer, Applied, ClusterReport, Exec, Fault, Part, PodReport, Published, Report, Request, Resources,
+    Workload, WorkloadError,
 };
 pub use server::{Handler, HandlerFuture, Process, serve};
 

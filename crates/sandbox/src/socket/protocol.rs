@@ -88,12 +88,76 @@ pub enum Fault {
     BlackHolePublic(IpAddr),
     /// Drop every packet between two clusters.
     Cut(ClusterId, ClusterId),
-    /// Undo every black hole and cut.
+    /// Kill processes, and start none of them again until [`Fault::Start`] or [`Fault::Mend`].
+    Stop(Part),
+    /// Start what was stopped.
+    Start(Part),
+    /// Undo every black hole and cut, and start everything that was stopped.
     Mend,
 }
 
+/// A part of the sandbox that can be stopped and started.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Part {
+    /// Everything that runs in a cluster: workloads, gateways, control plane, DNS.
+    Cluster(ClusterId),
+    /// All pods of a workload.
+    Workload {
+        /// Where.
+        workload: Workload,
+        /// Container name; `None`: all containers.
+        container: Option<String>,
+    },
+    /// The DNS server of a cluster, which is written `CLUSTER/kube-dns`.
+    ClusterDns(ClusterId),
+    /// The DNS server of the internet, which is written `internet/dns`.
+    InternetDns,
+}
+
+impl Part {
+    /// What was typed: `CLUSTER`, `CLUSTER/kube-dns`, `internet/dns`, or a workload with perhaps a container.
+    pub fn parse(target: &str, container: Option<String>) -> Result<Self, WorkloadError> {
+        let part = match target.split_once('/') {
+            None if is_name(target) => Self::Cluster(target.into()),
+            Some(("internet", "dns")) => Self::InternetDns,
+            Some((cluster, "kube-dns" | "kube-dns.kube-system")) if is_name(cluster) => {
+                Self::ClusterDns(cluster.into())
+            }
+            _ => {
+                return Ok(Self::Workload {
+                    workload: target.parse()?,
+                    container,
+                });
+            }
+        };
+        match container {
+            None => Ok(part),
+            Some(container) => Err(WorkloadError(format!("container {container} of {target}"))),
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cluster(cluster) => write!(f, "{cluster}"),
+            Self::Workload {
+                workload,
+                container: None,
+            } => write!(f, "{workload}"),
+            Self::Workload {
+                workload,
+                container: Some(container),
+            } => write!(f, "{container} of {workload}"),
+            Self::ClusterDns(cluster) => write!(f, "{cluster}/kube-dns"),
+            Self::InternetDns => f.write_str("internet/dns"),
+        }
+    }
+}
+
 /// `CLUSTER/WORKLOAD[.NAMESPACE]` as typed: a pod or a Deployment of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Workload {
     /// Member cluster.
     pub cluster: ClusterId,
@@ -120,8 +184,7 @@ impl FromStr for Workload {
             Some((name, namespace)) => (name, Some(namespace.to_owned())),
             None => (rest, None),
         };
-        let named = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if !named(cluster) || !named(name) || namespace.as_deref().is_some_and(|n| !named(n)) {
+        if !is_name(cluster) || !is_name(name) || namespace.as_deref().is_some_and(|n| !is_name(n)) {
             return Err(bad());
         }
         Ok(Self {
@@ -130,6 +193,10 @@ impl FromStr for Workload {
             namespace,
         })
     }
+}
+
+fn is_name(s: &str) -> bool {
+    !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 impl std::fmt::Display for Workload {
@@ -254,5 +321,21 @@ mod tests {
         for bad in ["sleep", "us/", "/sleep", "us/a b", "us/a.", "us/../../x"] {
             assert!(bad.parse::<Workload>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_can_be_stopped_is_written_as_it_is_shown() {
+        for (written, part) in [
+            ("eu", Part::Cluster("eu".into())),
+            ("eu/kube-dns", Part::ClusterDns("eu".into())),
+            ("internet/dns", Part::InternetDns),
+        ] {
+            assert_eq!(Part::parse(written, None).unwrap(), part);
+            assert_eq!(part.to_string(), written);
+            assert!(Part::parse(written, Some("istio-proxy".to_owned())).is_err());
+        }
+        let sidecar = Part::parse("us/sleep.foo", Some("istio-proxy".to_owned())).unwrap();
+        assert_eq!(sidecar.to_string(), "istio-proxy of us/sleep.foo");
+        assert!(Part::parse("a b", None).is_err());
     }
 }
