@@ -1,6 +1,6 @@
-//! One demo for all stories, driven by the commands that a user types.
+//! Demos for the stories, driven by the commands that a user types.
 //!
-//! The demo runs in the foreground below a shell that waits for the end of its standard input. That pipe
+//! Most stories share one; those that need others certificates or outages have demos besides. A demo runs in the foreground below a shell that waits for the end of its standard input. That pipe
 //! is held by the test process alone, so however the process ends, the shell notices and ends the demo.
 
 use std::fmt::{self, Write as _};
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -24,24 +24,35 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends the demo when standard input does, and removes its directory.
 const SHELL: &str = r#"
-"$0" demo --dir "$1/demo" & demo=$!
+dir="$1"; shift
+"$0" demo --dir "$dir/demo" "$@" & demo=$!
 cat >/dev/null
 kill $demo 2>/dev/null
 wait $demo
-rm -rf "$1"
+rm -rf "$dir"
 "#;
 
-/// A running demo.
+/// A running demo; it ends with the value.
 #[derive(Debug)]
 pub struct Mesh {
     dir: PathBuf,
+    shell: Child,
     /// Standard input of the shell; the demo ends when it closes.
-    _lifeline: Option<ChildStdin>,
+    lifeline: Option<ChildStdin>,
 }
 
-/// The demo that all stories share, and who is alone with it.
-static SHARED: OnceLock<Result<Mesh, String>> = OnceLock::new();
-static USE: RwLock<()> = RwLock::new(());
+/// A demo that stories share, started for the first of them, and who is alone with it.
+#[derive(Debug)]
+pub struct Demo {
+    arguments: &'static [&'static str],
+    mesh: OnceLock<Result<Mesh, String>>,
+    turns: RwLock<()>,
+}
+
+/// The demo of most stories.
+static SHARED: Demo = Demo::new(&[]);
+/// The demo in which whole parts are away for a while; its certificates live for a minute.
+pub static SHORT_LIVED: Demo = Demo::new(&["--workload-cert-ttl", "60"]);
 
 /// What a command said.
 #[derive(Debug)]
@@ -54,34 +65,55 @@ pub struct Output {
     pub stderr: String,
 }
 
-impl Mesh {
-    /// The shared demo, for stories that change nothing.
-    pub fn shared() -> Reader {
-        let turn = USE.read().unwrap_or_else(PoisonError::into_inner);
+impl Demo {
+    const fn new(arguments: &'static [&'static str]) -> Self {
+        Self {
+            arguments,
+            mesh: OnceLock::new(),
+            turns: RwLock::new(()),
+        }
+    }
+
+    /// For stories that change nothing.
+    pub fn shared(&'static self) -> Reader {
+        let turn = self.turns.read().unwrap_or_else(PoisonError::into_inner);
         Reader {
-            mesh: Self::running(),
+            mesh: self.running(),
             _turn: turn,
         }
     }
 
-    /// The shared demo without anybody else, for stories that apply or break something.
-    pub fn exclusive() -> Writer {
-        let turn = USE.write().unwrap_or_else(PoisonError::into_inner);
+    /// Without anybody else, for stories that apply or break something.
+    pub fn exclusive(&'static self) -> Writer {
+        let turn = self.turns.write().unwrap_or_else(PoisonError::into_inner);
         Writer {
-            mesh: Self::running(),
+            mesh: self.running(),
             undo: Mutex::default(),
             _turn: turn,
         }
     }
 
-    fn running() -> &'static Self {
-        match SHARED.get_or_init(Self::start) {
+    fn running(&'static self) -> &'static Mesh {
+        match self.mesh.get_or_init(|| Mesh::start(self.arguments)) {
             Ok(mesh) => mesh,
             Err(why) => panic!("{why}"),
         }
     }
+}
 
-    fn start() -> Result<Self, String> {
+impl Mesh {
+    /// The demo of most stories, for those that change nothing.
+    pub fn shared() -> Reader {
+        SHARED.shared()
+    }
+
+    /// The demo of most stories without anybody else, for those that apply or break something.
+    pub fn exclusive() -> Writer {
+        SHARED.exclusive()
+    }
+
+    /// Starts a demo with these arguments besides the directory, and waits until it is up.
+    pub fn start(arguments: &[&str]) -> Result<Self, String> {
         let dir = tempfile::Builder::new()
             .prefix("isthmus-netns-")
             .tempdir()
@@ -93,6 +125,7 @@ impl Mesh {
             .arg(SHELL)
             .arg(env!("CARGO_BIN_EXE_isthmus"))
             .arg(&dir)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(log("out")?)
             .stderr(log("err")?)
@@ -100,7 +133,8 @@ impl Mesh {
             .map_err(|e| format!("sh cannot be started: {e}"))?;
         let mesh = Self {
             dir,
-            _lifeline: shell.stdin.take(),
+            lifeline: shell.stdin.take(),
+            shell,
         };
         let until = Instant::now() + START;
         while mesh.isthmus(&["demo", "status"]).code != 0 {
@@ -219,7 +253,14 @@ impl Mesh {
     }
 }
 
-/// A turn with the shared demo, beside other readers.
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// A turn with a shared demo, beside other readers.
 #[derive(Debug)]
 pub struct Reader {
     mesh: &'static Mesh,
@@ -234,7 +275,7 @@ impl Deref for Reader {
     }
 }
 
-/// A turn alone with the shared demo; what was done to it is undone at the end.
+/// A turn alone with a shared demo; what was done to it is undone at the end.
 #[derive(Debug)]
 pub struct Writer {
     mesh: &'static Mesh,
@@ -328,7 +369,7 @@ impl Writer {
         self.undo_with(Undo::Mend);
     }
 
-    /// Undoes black holes and cuts now.
+    /// Undoes black holes and cuts, and starts what was stopped, now.
     pub fn mend(&self) {
         let output = self.isthmus(&["demo", "break", "mend"]);
         assert_eq!(output.code, 0, "{output}");

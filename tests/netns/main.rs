@@ -15,8 +15,13 @@
 mod config;
 mod failover;
 mod harness;
+mod identity;
 mod ingress;
+mod leftovers;
 mod names;
+mod outages;
+mod restarts;
+mod roots;
 mod routing;
 mod security;
 mod survival;
