@@ -1,6 +1,7 @@
 //! A stock Envoy as the data plane: beside our control plane, and beside our proxy.
 
 mod driven;
+mod same;
 
 use std::path::PathBuf;
 

@@ -2,7 +2,7 @@
 //! upstream sees it, the head of the answer.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
@@ -18,7 +18,7 @@ use crate::upstream::{Busy, ClusterState, Evidence, Host, PickContext};
 use crate::worker::Worker;
 
 use super::grpc;
-use super::headers::{self, ATTEMPT_COUNT, NOT_DELIVERED};
+use super::headers::{self, ATTEMPT_COUNT, EXPECTED_TIMEOUT, NOT_DELIVERED, ORIGINAL_HOST};
 use super::limits::Late;
 use super::local_reply::LocalReply;
 use super::outgoing::{ask_upgrade, outgoing};
@@ -148,6 +148,8 @@ pub struct Attempts<'a> {
     pub upgrade: Option<&'a str>,
     /// Send `x-envoy-attempt-count`.
     pub include_count: bool,
+    /// How long the upstream has for an answer, which it is told.
+    pub expected: Option<Duration>,
     /// Hosts tried so far.
     pub tried: Vec<Rc<Host>>,
     /// A byte of the request may have reached an upstream.
@@ -179,10 +181,19 @@ impl Attempts<'_> {
             if self.include_count {
                 head.headers.insert(ATTEMPT_COUNT, number.into());
             }
+            if let Some(expected) = self.expected {
+                let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+                head.headers.insert(EXPECTED_TIMEOUT, millis.max(1).into());
+            }
             if self.auto_host
-                && let Some(name) = &host.endpoint().hostname
+                && let Some(name) = host
+                    .endpoint()
+                    .hostname
+                    .as_deref()
+                    .filter(|n| **n != *head.authority)
             {
-                head.authority = name.to_string();
+                let before = std::mem::replace(&mut head.authority, name.to_owned());
+                headers::insert(&mut head.headers, ORIGINAL_HOST, &before);
             }
             let in_mesh = lease.link().tls.as_ref().is_some_and(|t| !t.uris.is_empty());
             if self.announce

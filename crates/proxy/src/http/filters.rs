@@ -97,6 +97,7 @@ pub fn cors(policy: &Cors, head: &RequestHead) -> CorsVerdict {
         (ACCESS_CONTROL_ALLOW_METHODS, &policy.methods),
         (ACCESS_CONTROL_ALLOW_HEADERS, &policy.headers),
         (ACCESS_CONTROL_MAX_AGE, &policy.max_age),
+        (ACCESS_CONTROL_EXPOSE_HEADERS, &policy.expose),
     ] {
         if !value.is_empty() {
             insert(headers, name, value);

@@ -30,6 +30,12 @@ pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-
 pub const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 /// `x-envoy-upstream-service-time`.
 pub const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+/// `x-envoy-original-host`.
+pub const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+/// `x-envoy-expected-rq-timeout-ms`.
+pub const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// `x-envoy-external-address`.
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 /// `x-envoy-original-path`.
 pub const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 /// Set by a sidecar of the mesh on an answer of its own when the request never reached the application:
@@ -46,12 +52,13 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Headers with which an outsider could steer the proxy (Envoy's internal ones).
-const INTERNAL: [&str; 12] = [
+const INTERNAL: [&str; 13] = [
     "x-envoy-attempt-count",
     "x-envoy-decorator-operation",
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-force-trace",
     "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
     "x-envoy-ip-tags",
     "x-envoy-max-retries",
     "x-envoy-original-path",
@@ -174,25 +181,19 @@ pub fn forward(manager: &HttpManager, facts: &Facts, headers: &mut HeaderMap, rn
             .and_then(|at| given.get(at))
             .map_or(facts.source, |ip| SocketAddr::new(*ip, 0))
     };
-    let outsider = manager.use_remote_address && !is_internal(client.ip());
+    // At the edge everybody is an outsider, whatever the address: Envoy's default since 1.33.
+    let outsider = manager.use_remote_address;
     if outsider {
         for name in INTERNAL {
             headers.remove(name);
         }
+        insert(headers, EXTERNAL_ADDRESS, &client.ip().to_string());
     }
     let keep = !outsider || manager.preserve_external_request_id;
     if manager.generate_request_id && !(keep && headers.contains_key(&REQUEST_ID)) {
         insert(headers, REQUEST_ID, &uuid(rng));
     }
     client
-}
-
-/// Addresses of private use count as one's own, as Envoy has it.
-fn is_internal(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
-    }
 }
 
 /// A random UUID (RFC 9562, version 4).

@@ -39,6 +39,22 @@ impl Late {
 }
 
 impl Limits {
+    /// How long the upstream has for the next attempt: its own time, within what is left of the whole
+    /// (Envoy's `x-envoy-expected-rq-timeout-ms`). `None` when there is no end to it.
+    pub fn expected(&self, per_try: Option<Duration>, is_first: bool) -> Option<Duration> {
+        let some = |d: &Duration| !d.is_zero() && *d < Duration::MAX;
+        let spent = if is_first {
+            Duration::ZERO
+        } else {
+            self.start.elapsed()
+        };
+        let left = self.whole.filter(some).map(|whole| whole.saturating_sub(spent));
+        match (per_try.filter(some), left) {
+            (Some(one), Some(left)) => Some(one.min(left)),
+            (one, left) => one.or(left),
+        }
+    }
+
     /// Runs a step of the request under its clocks. The whole-request clock starts when the downstream has
     /// sent everything, as Envoy's does.
     pub async fn within<T>(

@@ -12,7 +12,7 @@ use http_body::Frame;
 use crate::config::RouteTable;
 use crate::config::http_filter::HttpFilter;
 use crate::config::listener::{HttpManager, NetworkFilter, Routes, TrafficDirection};
-use crate::config::route::{Action, Forward, HostRewrite, Target};
+use crate::config::route::{Action, Forward, HeaderOperations, HostRewrite, Target, VirtualHost};
 use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
@@ -25,7 +25,7 @@ use super::attempt::{Attempts, Failure, Verdict, judge, pause};
 use super::body::REPLAY_CAP;
 use super::connection::{HttpConnection, InFlight};
 use super::filters::{self, CorsVerdict};
-use super::headers::{self, NOT_DELIVERED, ORIGINAL_PATH, SERVICE_TIME};
+use super::headers::{self, NOT_DELIVERED, ORIGINAL_HOST, ORIGINAL_PATH, SERVICE_TIME};
 use super::limits::Limits;
 use super::local_reply::LocalReply;
 use super::outgoing::{hash_of, wire_of};
@@ -64,6 +64,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
     }
     headers::strip_peer_metadata(&mut down.head.headers);
     down.head.headers.remove(&NOT_DELIVERED);
+    record.keep_path(&down.head.path);
     record.keep_headers(&down.head.headers);
 
     // Route.
@@ -77,6 +78,25 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
     };
     let found = route::find(table, &down.head.view(), &cx.rng);
     let route_of_rules = found.ok().map(|m| m.route);
+    // An answer of the proxy's own bears what the route adds to answers, whoever gives it.
+    let operations = found
+        .ok()
+        .map(|m| [&m.route.headers, &m.host.headers, &table.headers]);
+    let operations = operations.as_ref().map(<[_; 3]>::as_slice).unwrap_or_default();
+    if let Ok(Match { host, route }) = found
+        && !must_be_tls(host, &down.head)
+    {
+        if let Some(request) = &mut record.story.request {
+            request.route = route.name.clone();
+            request.virtual_host = host.name.clone();
+        }
+        if let Action::Forward(forward) = &route.action
+            && let Target::Cluster(name) = &forward.target
+            && let Some(cluster) = cx.upstreams.cluster(name)
+        {
+            record.chose(name, Some(&cluster));
+        }
+    }
 
     // Filters, in the order given.
     let mut allowed_origin = None;
@@ -86,7 +106,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
                 let rules = route_of_rules.and_then(|r| r.rbac.as_ref()).unwrap_or(rules);
                 let client = record.story.client.ip();
                 if let Some(reply) = filters::authorize(rules, facts, &down.head.view(), client) {
-                    return local(down, record, manager, reply).await;
+                    return routed(down, record, manager, reply, operations).await;
                 }
             }
             HttpFilter::Fault => {
@@ -99,7 +119,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
                     tokio::time::sleep(delay).await;
                 }
                 if let Some(reply) = reply {
-                    return local(down, record, manager, reply).await;
+                    return routed(down, record, manager, reply, operations).await;
                 }
             }
             HttpFilter::Cors => {
@@ -122,18 +142,13 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         Ok(found) => found,
         Err(NoMatch::Host | NoMatch::Route) => return local(down, record, manager, no_route()).await,
     };
-    if let Some(request) = &mut record.story.request {
-        request.route = route.name.clone();
-        request.virtual_host = host.name.clone();
-    }
-    if host.require_tls && down.head.scheme != "https" {
+    if must_be_tls(host, &down.head) {
         let mut head = answer(StatusCode::MOVED_PERMANENTLY);
         let location = format!("https://{}{}", down.head.authority, down.head.path);
         headers::insert(&mut head.headers, LOCATION, &location);
-        record.details("tls_redirect");
+        record.details("direct_response");
         return send_own(down, record, manager, head, Bytes::new()).await;
     }
-    let operations = [&route.headers, &host.headers, &table.headers];
 
     // Answers without an upstream.
     let forward = match &route.action {
@@ -142,9 +157,8 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
             let mut head = answer(redirect.status);
             let location = route::location(redirect, &route.matches, &down.head.view());
             headers::insert(&mut head.headers, LOCATION, &location);
-            for level in operations {
-                headers::apply(&level.response, &mut head.headers, &record.story);
-            }
+            record.answers(head.status);
+            add_to(&mut head, operations, &record);
             record.details("direct_response");
             return send_own(down, record, manager, head, Bytes::new()).await;
         }
@@ -154,9 +168,8 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
                 let text = HeaderValue::from_static("text/plain");
                 head.headers.insert(http::header::CONTENT_TYPE, text);
             }
-            for level in operations {
-                headers::apply(&level.response, &mut head.headers, &record.story);
-            }
+            record.answers(head.status);
+            add_to(&mut head, operations, &record);
             record.details("direct_response");
             return send_own(down, record, manager, head, Bytes::copy_from_slice(body)).await;
         }
@@ -167,7 +180,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
             true => Some(protocol),
             false => {
                 let reply = LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed", Flags::default());
-                return local(down, record, manager, reply).await;
+                return routed(down, record, manager, reply, operations).await;
             }
         },
     };
@@ -179,13 +192,13 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
     let Some(cluster) = cx.upstreams.cluster(&name) else {
         record.chose(&name, None);
         let reply = LocalReply::new(forward.cluster_not_found, "", "cluster_not_found", Flags::NC);
-        return local(down, record, manager, reply).await;
+        return routed(down, record, manager, reply, operations).await;
     };
     record.chose(&name, Some(&cluster));
     let limit = cluster.config.limits.requests.max(1);
     let Some(_requests) = Held::take(&cluster, |c| &c.requests, limit) else {
         let reply = LocalReply::no_connection(&ConnectError::Overflow, false);
-        return local(down, record, manager, reply).await;
+        return routed(down, record, manager, reply, operations).await;
     };
 
     // The request as the upstream shall see it.
@@ -201,6 +214,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
             request.rewritten = Some(path);
         }
     }
+    let asked_for = down.head.authority.clone();
     match (
         &member.and_then(|m| m.host_rewrite.as_ref()),
         &forward.host_rewrite,
@@ -216,12 +230,20 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         }
         (None, Some(HostRewrite::Auto) | None) => {}
     }
-    for level in member.iter().map(|m| &m.headers).chain(operations) {
+    if down.head.authority != asked_for {
+        headers::insert(&mut down.head.headers, ORIGINAL_HOST, &asked_for);
+    }
+    for level in member
+        .iter()
+        .map(|m| &m.headers)
+        .chain(operations.iter().copied())
+    {
         headers::apply(&level.request, &mut down.head.headers, &record.story);
     }
     if let Some(authority) = headers::authority_of(&mut down.head.headers) {
         down.head.authority = authority;
     }
+    record.keep_authority(&down.head.authority);
     let (hash, cookie) = hash_of(&forward.hash_policy, &down.head, &record, &cx);
     let policy = forward.retry.as_deref().or(host.retry.as_deref());
     let mut retries = Retries::new(policy, &down.head.method);
@@ -249,6 +271,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         announce: exchanges_metadata && !inbound,
         upgrade: upgrade.as_deref(),
         include_count: host.include_attempt_count,
+        expected: None,
         tried: Vec::new(),
         delivered: false,
     };
@@ -256,6 +279,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         record.count_attempt();
         let number = retries.made() + 1;
         let per_try = retries.per_try_timeout();
+        attempts.expected = limits.expected(per_try, number == 1);
         let attempt = attempts.make(&down, &mut record, number);
         let failure = match limits.within(per_try, &down, attempt).await {
             Ok(Ok((upstream, busy))) => {
@@ -310,7 +334,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         if let Failure::Connect(error) = &failure
             && !matches!(error, ConnectError::Pick(_) | ConnectError::Overflow)
         {
-            record.story.upstream.transport_failure = Some(error.to_string().replace(' ', "_"));
+            record.story.upstream.transport_failure = Some(error.transport_failure());
         }
         let fate = match &failure {
             _ if !inbound || facts.principal().is_none() => None,
@@ -318,7 +342,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
             Failure::Broken(Broken::Terminated) => Some(headers::PERHAPS),
             _ => None,
         };
-        return local_with(down, record, manager, reply, |head| {
+        return local_with(down, record, manager, reply, operations, |head| {
             if let Some(fate) = fate {
                 head.headers.insert(NOT_DELIVERED, fate);
             }
@@ -357,7 +381,12 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
     if let Some((policy, origin)) = allowed_origin {
         filters::allow_origin(&policy, origin, &mut head.headers);
     }
-    for level in member.iter().map(|m| &m.headers).chain(operations) {
+    record.answers(head.status);
+    for level in member
+        .iter()
+        .map(|m| &m.headers)
+        .chain(operations.iter().copied())
+    {
         headers::apply(&level.response, &mut head.headers, &record.story);
     }
     if let Some(cookie) = cookie {
@@ -483,6 +512,10 @@ fn admit(manager: &HttpManager, head: &mut RequestHead) -> Option<LocalReply> {
     None
 }
 
+fn must_be_tls(host: &VirtualHost, head: &RequestHead) -> bool {
+    host.require_tls && head.scheme != "https"
+}
+
 fn no_route() -> LocalReply {
     LocalReply::new(StatusCode::NOT_FOUND, "", "route_not_found", Flags::NR)
 }
@@ -507,8 +540,27 @@ fn bodiless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
+/// A reply before a route was found.
 async fn local(down: Downstream, record: Record, manager: &HttpManager, reply: LocalReply) {
-    local_with(down, record, manager, reply, |_| {}).await;
+    routed(down, record, manager, reply, &[]).await;
+}
+
+/// A reply behind a route, with what the route adds to answers.
+async fn routed(
+    down: Downstream,
+    record: Record,
+    manager: &HttpManager,
+    reply: LocalReply,
+    operations: &[&HeaderOperations],
+) {
+    local_with(down, record, manager, reply, operations, |_| {}).await;
+}
+
+/// Applies the operations of a route on answers.
+fn add_to(head: &mut response::Parts, operations: &[&HeaderOperations], record: &Record) {
+    for level in operations {
+        headers::apply(&level.response, &mut head.headers, &record.story);
+    }
 }
 
 async fn local_with(
@@ -516,11 +568,14 @@ async fn local_with(
     mut record: Record,
     manager: &HttpManager,
     reply: LocalReply,
+    operations: &[&HeaderOperations],
     adjust: impl FnOnce(&mut response::Parts),
 ) {
     record.flag(reply.flags);
     record.details(reply.details.clone());
     let (mut head, body) = reply.into_parts(record.is_grpc());
+    record.answers(head.status);
+    add_to(&mut head, operations, &record);
     adjust(&mut head);
     send_own(down, record, manager, head, body).await;
 }
@@ -533,15 +588,15 @@ async fn send_own(
     mut head: response::Parts,
     body: Bytes,
 ) {
-    let bodiless = bodiless(&down.head.method, head.status);
-    if !bodiless && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
+    // HEAD is told the length of what GET would get.
+    if !bodiless(&Method::GET, head.status) && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
         head.headers
             .insert(http::header::CONTENT_LENGTH, body.len().into());
     }
     name_server(manager, &mut head);
     record.answered(&head);
     record.complete();
-    if bodiless || body.is_empty() {
+    if bodiless(&down.head.method, head.status) || body.is_empty() {
         down.send_head(head, true);
         return;
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, response};
+use http::{HeaderMap, StatusCode, response};
 
 use crate::config::listener::{AccessLog, HttpManager, TrafficDirection};
 use crate::http::body::{MessageCounter, RequestSource};
@@ -87,6 +87,25 @@ impl Record {
         if let Some(request) = &mut self.story.request {
             request.headers = headers.clone();
         }
+    }
+
+    /// Keeps the path as it is after normalization, which is what everything decides by.
+    pub fn keep_path(&mut self, path: &str) {
+        if let Some(request) = self.story.request.as_mut().filter(|r| r.path != path) {
+            request.path = path.to_owned();
+        }
+    }
+
+    /// Keeps the authority that the upstream sees.
+    pub fn keep_authority(&mut self, authority: &str) {
+        if let Some(request) = self.story.request.as_mut().filter(|r| r.authority != authority) {
+            request.authority = authority.to_owned();
+        }
+    }
+
+    /// The status of the answer in the making, for operators in its headers.
+    pub fn answers(&mut self, status: StatusCode) {
+        self.story.response.code = status.as_u16();
     }
 
     /// Whether somebody will read headers at the end.

@@ -45,11 +45,11 @@ pub struct Story {
 pub struct RequestStory {
     /// Method.
     pub method: Method,
-    /// Path and query as the client sent them.
+    /// Path and query as the client sent them, normalized where the listener says so.
     pub path: String,
     /// Path and query after a rewrite, when there was one.
     pub rewritten: Option<String>,
-    /// Authority as the client sent it.
+    /// Authority; what the upstream sees once that is known.
     pub authority: String,
     /// `http` or `https`.
     pub scheme: &'static str,

@@ -51,6 +51,15 @@ impl ConnectError {
     pub fn is_local_failure(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Timeout(_) | Self::Tls(_))
     }
+
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`, which has no spaces.
+    pub fn transport_failure(&self) -> String {
+        let text = match self {
+            Self::Io(why) => format!("delayed connect error: {why}"),
+            other => other.to_string(),
+        };
+        text.replace(' ', "_")
+    }
 }
 
 /// A connection, ready for use.
