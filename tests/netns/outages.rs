@@ -1,6 +1,7 @@
 //! Parts that are away for a while, under load on a near and on a far service: what can go on goes on, and
 //! what comes back takes up its work.
 
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,26 @@ fn certificate(mesh: &Mesh, workload: &str) -> String {
         .to_owned()
 }
 
+/// A file with other content, until this is dropped.
+struct Swapped {
+    path: PathBuf,
+    own: Vec<u8>,
+}
+
+impl Swapped {
+    fn with(path: PathBuf, other: &Path) -> Self {
+        let own = std::fs::read(&path).expect("the file");
+        std::fs::copy(other, &path).expect("the other file");
+        Self { path, own }
+    }
+}
+
+impl Drop for Swapped {
+    fn drop(&mut self) {
+        std::fs::write(&self.path, &self.own).expect("the file can be written");
+    }
+}
+
 #[test]
 fn certificates_last_while_the_authority_is_away_for_longer_than_half_their_life() {
     let mesh = SHORT_LIVED.exclusive();
@@ -123,25 +144,31 @@ fn certificates_last_while_the_authority_is_away_for_longer_than_half_their_life
         &["--duration", "50", "--concurrency", "2", "--pause", "20"],
     );
     let gone = Instant::now();
-    for cluster in ["us", "eu"] {
-        let authority = format!("{cluster}/istiod.istio-system");
-        mesh.break_with(&["stop", &authority]);
-    }
+    // In us the authority refuses everybody, and the control plane lives: it checks tokens by the keys of
+    // another cluster. In eu both are dead.
+    let keys = |cluster: &str| mesh.dir().join(cluster).join("jwks").join("keys.json");
+    let refusing = Swapped::with(keys("us"), &keys("eu"));
+    mesh.break_with(&["stop", "eu/istiod.istio-system"]);
     // Every certificate becomes due within half a life; none is renewed, and each says until when it holds.
     std::thread::sleep(HALF_LIFE);
-    for pod in [("us", "default", "sleep"), ("eu", "echo", "echo-v1")] {
-        sidecar_says(
-            &mesh,
-            pod,
-            &["certificate not renewed; the present one stays in use", "until="],
-        );
-        sidecar_says(
-            &mesh,
-            pod,
-            &["no control plane; the present configuration serves on"],
-        );
-    }
+    let not_renewed = "certificate not renewed; the present one stays in use";
+    let (sleep, echo) = (("us", "default", "sleep"), ("eu", "echo", "echo-v1"));
+    sidecar_says(&mesh, sleep, &[not_renewed, "until=", "token"]);
+    sidecar_says(&mesh, echo, &[not_renewed, "until=", "Connection refused"]);
+    // Who has lost the control plane says that too; who has not takes up what is new.
+    sidecar_says(
+        &mesh,
+        echo,
+        &["no control plane; the present configuration serves on"],
+    );
+    mesh.apply("us", MARK);
+    eventually("a change reaches the proxies of us", || {
+        let output = mesh.fetch("us/sleep.default", "http://details:9080/details/0", &["-i"]);
+        let marked = output.stdout.contains("x-mark: here");
+        marked.then_some(()).ok_or_else(|| output.to_string())
+    });
     assert!(gone.elapsed() > HALF_LIFE);
+    drop(refusing);
     mesh.mend();
     for (workload, old) in workloads.iter().zip(&before) {
         eventually(&format!("{workload} has another certificate"), || {
@@ -153,6 +180,18 @@ fn certificates_last_while_the_authority_is_away_for_longer_than_half_their_life
     in_step(&mesh, &["us", "eu"]);
     all_answer(&mesh, "answers over new connections");
 }
+
+const MARK: &str = r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: details, namespace: default}
+spec:
+  hosts: [details]
+  http:
+  - headers: {response: {set: {x-mark: here}}}
+    route:
+    - destination: {host: details}
+";
 
 #[test]
 fn names_are_known_while_dns_is_dead() {
