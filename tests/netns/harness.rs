@@ -7,13 +7,14 @@ use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+pub use crate::turns::{Reader, Writer};
 
 /// For whatever should happen at once, on a machine that is slow and busy.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -77,20 +78,13 @@ impl Demo {
     /// For stories that change nothing.
     pub fn shared(&'static self) -> Reader {
         let turn = self.turns.read().unwrap_or_else(PoisonError::into_inner);
-        Reader {
-            mesh: self.running(),
-            _turn: turn,
-        }
+        Reader::new(self.running(), turn)
     }
 
     /// Without anybody else, for stories that apply or break something.
     pub fn exclusive(&'static self) -> Writer {
         let turn = self.turns.write().unwrap_or_else(PoisonError::into_inner);
-        Writer {
-            mesh: self.running(),
-            undo: Mutex::default(),
-            _turn: turn,
-        }
+        Writer::new(self.running(), turn)
     }
 
     fn running(&'static self) -> &'static Mesh {
@@ -257,153 +251,6 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         drop(self.lifeline.take());
         let _ = self.shell.wait();
-    }
-}
-
-/// A turn with a shared demo, beside other readers.
-#[derive(Debug)]
-pub struct Reader {
-    mesh: &'static Mesh,
-    _turn: RwLockReadGuard<'static, ()>,
-}
-
-impl Deref for Reader {
-    type Target = Mesh;
-
-    fn deref(&self) -> &'static Mesh {
-        self.mesh
-    }
-}
-
-/// A turn alone with a shared demo; what was done to it is undone at the end.
-#[derive(Debug)]
-pub struct Writer {
-    mesh: &'static Mesh,
-    undo: Mutex<Vec<Undo>>,
-    _turn: RwLockWriteGuard<'static, ()>,
-}
-
-/// How something is undone.
-#[derive(Debug)]
-enum Undo {
-    Delete { cluster: String, yaml: String },
-    Apply { cluster: String, yaml: String },
-    RemoveFile(PathBuf),
-    Mend,
-}
-
-impl Deref for Writer {
-    type Target = Mesh;
-
-    fn deref(&self) -> &'static Mesh {
-        self.mesh
-    }
-}
-
-impl Writer {
-    /// Many requests in another thread, while the story goes on.
-    pub fn meanwhile(
-        &self,
-        workload: &'static str,
-        url: &'static str,
-        options: &'static [&'static str],
-    ) -> std::thread::JoinHandle<Value> {
-        let mesh = self.mesh;
-        std::thread::spawn(move || mesh.fetch_json(workload, url, options))
-    }
-
-    /// Creates or changes objects; what did not exist before is deleted at the end.
-    pub fn apply(&self, cluster: &str, yaml: &str) {
-        let output = self.try_apply(cluster, yaml);
-        assert_eq!(output.code, 0, "apply in {cluster}: {output}\n{yaml}");
-        if output.stdout.contains(" created") {
-            self.undo_with(Undo::Delete {
-                cluster: cluster.to_owned(),
-                yaml: yaml.to_owned(),
-            });
-        }
-    }
-
-    /// As [`Writer::apply`], for YAML that is to be refused.
-    pub fn try_apply(&self, cluster: &str, yaml: &str) -> Output {
-        self.isthmus_with(&["apply", "--cluster", cluster, "-f", "-"], yaml)
-    }
-
-    /// Deletes an object, which comes back at the end.
-    pub fn delete(&self, cluster: &str, kind: &str, namespace: &str, name: &str) {
-        let object = self.json(&[
-            "get",
-            kind,
-            name,
-            "--namespace",
-            namespace,
-            "--cluster",
-            cluster,
-            "-o",
-            "json",
-        ]);
-        let yaml = object.to_string();
-        let output = self.isthmus_with(&["delete", "--cluster", cluster, "-f", "-"], &yaml);
-        assert_eq!(
-            output.code, 0,
-            "delete {kind} {namespace}/{name} in {cluster}: {output}"
-        );
-        self.undo_with(Undo::Apply {
-            cluster: cluster.to_owned(),
-            yaml,
-        });
-    }
-
-    /// Writes a file among a cluster's YAML, as an editor does.
-    pub fn write_file(&self, cluster: &str, name: &str, yaml: &str) {
-        let path = self.config_dir(cluster).join(name);
-        std::fs::write(&path, yaml).expect("the demo's YAML can be written");
-        self.undo_with(Undo::RemoveFile(path));
-    }
-
-    /// Breaks something as `isthmus demo break` does; mended at the end.
-    pub fn break_with(&self, arguments: &[&str]) {
-        let all: Vec<&str> = ["demo", "break"].iter().chain(arguments).copied().collect();
-        let output = self.isthmus(&all);
-        assert_eq!(output.code, 0, "{all:?}: {output}");
-        self.undo_with(Undo::Mend);
-    }
-
-    /// Undoes black holes and cuts, and starts what was stopped, now.
-    pub fn mend(&self) {
-        let output = self.isthmus(&["demo", "break", "mend"]);
-        assert_eq!(output.code, 0, "{output}");
-    }
-
-    fn undo_with(&self, undo: Undo) {
-        self.undo
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(undo);
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        let undo = std::mem::take(&mut *self.undo.lock().unwrap_or_else(PoisonError::into_inner));
-        for undo in undo.into_iter().rev() {
-            let output = match undo {
-                Undo::Delete { cluster, yaml } => {
-                    self.isthmus_with(&["delete", "--cluster", &cluster, "-f", "-"], &yaml)
-                }
-                Undo::Apply { cluster, yaml } => {
-                    self.isthmus_with(&["apply", "--cluster", &cluster, "-f", "-"], &yaml)
-                }
-                Undo::RemoveFile(path) => {
-                    let _ = std::fs::remove_file(path);
-                    continue;
-                }
-                Undo::Mend => self.isthmus(&["demo", "break", "mend"]),
-            };
-            if output.code != 0 {
-                eprintln!("undoing what a story did: {output}");
-            }
-        }
     }
 }
 

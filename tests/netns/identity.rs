@@ -7,7 +7,7 @@ use isthmus_model::{SpiffeId, TrustDomain};
 use isthmus_pki::{Authority, KeyAlgorithm, PrivateKey};
 
 use crate::harness::{Mesh, Output, Writer, eventually};
-use crate::outages::ACCESS_LOG;
+use crate::steady::ACCESS_LOG;
 
 /// The name that every certificate here bears.
 const SLEEP: &str = "spiffe://corp.local/ns/default/sa/sleep";

@@ -24,4 +24,6 @@ mod restarts;
 mod roots;
 mod routing;
 mod security;
+mod steady;
 mod survival;
+mod turns;

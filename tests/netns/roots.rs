@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{Mesh, Output, eventually, eventually_json};
-use crate::outages::{ACCESS_LOG, FAR, in_step};
+use crate::steady::{ACCESS_LOG, FAR, in_step};
 
 fn certs(arguments: &[&str], dir: &Path) {
     let output = Command::new(env!("CARGO_BIN_EXE_isthmus"))

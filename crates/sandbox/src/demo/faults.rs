@@ -76,7 +76,7 @@ impl Sandbox {
     /// What is broken now, in words.
     pub(super) fn faults(&self) -> Vec<String> {
         let dropped = self.machine.network.dropped();
-        let dropped = dropped.iter().map(|target| format!("{target:?}"));
+        let dropped = dropped.iter().map(|target| target.to_string());
         let stopped: Vec<_> = self.stopped().iter().map(|p| format!("{p} is stopped")).collect();
         dropped.chain(stopped).collect()
     }

@@ -52,6 +52,17 @@ pub enum Target {
     ClusterLink(ClusterId, ClusterId),
 }
 
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pod(address) | Self::LoadBalancer(address) => {
+                write!(f, "every packet of {address} is dropped")
+            }
+            Self::ClusterLink(a, b) => write!(f, "every packet between {a} and {b} is dropped"),
+        }
+    }
+}
+
 /// All networks of the sandbox. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Network {

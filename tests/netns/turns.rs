@@ -1,0 +1,173 @@
+//! Turns with a demo that stories share: beside others that only look, or alone, with everything undone at
+//! the end.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+
+use serde_json::Value;
+
+use crate::harness::{Mesh, Output};
+
+/// A turn with a shared demo, beside other readers.
+#[derive(Debug)]
+pub struct Reader {
+    mesh: &'static Mesh,
+    _turn: RwLockReadGuard<'static, ()>,
+}
+
+impl Reader {
+    /// A turn that ends with the guard.
+    pub fn new(mesh: &'static Mesh, turn: RwLockReadGuard<'static, ()>) -> Self {
+        Self { mesh, _turn: turn }
+    }
+}
+
+impl Deref for Reader {
+    type Target = Mesh;
+
+    fn deref(&self) -> &'static Mesh {
+        self.mesh
+    }
+}
+
+/// A turn alone with a shared demo; what was done to it is undone at the end.
+#[derive(Debug)]
+pub struct Writer {
+    mesh: &'static Mesh,
+    undo: Mutex<Vec<Undo>>,
+    _turn: RwLockWriteGuard<'static, ()>,
+}
+
+/// How something is undone.
+#[derive(Debug)]
+enum Undo {
+    Delete { cluster: String, yaml: String },
+    Apply { cluster: String, yaml: String },
+    RemoveFile(PathBuf),
+    Mend,
+}
+
+impl Deref for Writer {
+    type Target = Mesh;
+
+    fn deref(&self) -> &'static Mesh {
+        self.mesh
+    }
+}
+
+impl Writer {
+    /// A turn that ends with the guard.
+    pub fn new(mesh: &'static Mesh, turn: RwLockWriteGuard<'static, ()>) -> Self {
+        Self {
+            mesh,
+            undo: Mutex::default(),
+            _turn: turn,
+        }
+    }
+
+    /// Many requests in another thread, while the story goes on.
+    pub fn meanwhile(
+        &self,
+        workload: &'static str,
+        url: &'static str,
+        options: &'static [&'static str],
+    ) -> std::thread::JoinHandle<Value> {
+        let mesh = self.mesh;
+        std::thread::spawn(move || mesh.fetch_json(workload, url, options))
+    }
+
+    /// Creates or changes objects; what did not exist before is deleted at the end.
+    pub fn apply(&self, cluster: &str, yaml: &str) {
+        let output = self.try_apply(cluster, yaml);
+        assert_eq!(output.code, 0, "apply in {cluster}: {output}\n{yaml}");
+        if output.stdout.contains(" created") {
+            self.undo_with(Undo::Delete {
+                cluster: cluster.to_owned(),
+                yaml: yaml.to_owned(),
+            });
+        }
+    }
+
+    /// As [`Writer::apply`], for YAML that is to be refused.
+    pub fn try_apply(&self, cluster: &str, yaml: &str) -> Output {
+        self.isthmus_with(&["apply", "--cluster", cluster, "-f", "-"], yaml)
+    }
+
+    /// Deletes an object, which comes back at the end.
+    pub fn delete(&self, cluster: &str, kind: &str, namespace: &str, name: &str) {
+        let object = self.json(&[
+            "get",
+            kind,
+            name,
+            "--namespace",
+            namespace,
+            "--cluster",
+            cluster,
+            "-o",
+            "json",
+        ]);
+        let yaml = object.to_string();
+        let output = self.isthmus_with(&["delete", "--cluster", cluster, "-f", "-"], &yaml);
+        assert_eq!(
+            output.code, 0,
+            "delete {kind} {namespace}/{name} in {cluster}: {output}"
+        );
+        self.undo_with(Undo::Apply {
+            cluster: cluster.to_owned(),
+            yaml,
+        });
+    }
+
+    /// Writes a file among a cluster's YAML, as an editor does.
+    pub fn write_file(&self, cluster: &str, name: &str, yaml: &str) {
+        let path = self.config_dir(cluster).join(name);
+        std::fs::write(&path, yaml).expect("the demo's YAML can be written");
+        self.undo_with(Undo::RemoveFile(path));
+    }
+
+    /// Breaks something as `isthmus demo break` does; mended at the end.
+    pub fn break_with(&self, arguments: &[&str]) {
+        let all: Vec<&str> = ["demo", "break"].iter().chain(arguments).copied().collect();
+        let output = self.isthmus(&all);
+        assert_eq!(output.code, 0, "{all:?}: {output}");
+        self.undo_with(Undo::Mend);
+    }
+
+    /// Undoes black holes and cuts, and starts what was stopped, now.
+    pub fn mend(&self) {
+        let output = self.isthmus(&["demo", "break", "mend"]);
+        assert_eq!(output.code, 0, "{output}");
+    }
+
+    fn undo_with(&self, undo: Undo) {
+        self.undo
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(undo);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let undo = std::mem::take(&mut *self.undo.lock().unwrap_or_else(PoisonError::into_inner));
+        for undo in undo.into_iter().rev() {
+            let output = match undo {
+                Undo::Delete { cluster, yaml } => {
+                    self.isthmus_with(&["delete", "--cluster", &cluster, "-f", "-"], &yaml)
+                }
+                Undo::Apply { cluster, yaml } => {
+                    self.isthmus_with(&["apply", "--cluster", &cluster, "-f", "-"], &yaml)
+                }
+                Undo::RemoveFile(path) => {
+                    let _ = std::fs::remove_file(path);
+                    continue;
+                }
+                Undo::Mend => self.isthmus(&["demo", "break", "mend"]),
+            };
+            if output.code != 0 {
+                eprintln!("undoing what a story did: {output}");
+            }
+        }
+    }
+}
