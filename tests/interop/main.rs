@@ -11,8 +11,10 @@ mod browser;
 mod certificates;
 mod demo;
 mod envoy;
+mod grpc;
 // The netns suite uses all of it, this one a part.
 #[allow(dead_code)]
 #[path = "../netns/harness.rs"]
 mod harness;
 mod program;
+mod wire;
