@@ -228,6 +228,15 @@ fn the_client_refuses_a_server_that_proves_to_be_somebody_else() {
             Err(lines.join("\n"))
         }
     });
+    // So do the metrics.
+    let metrics = mesh.fetch("us/sleep.default", "http://127.0.0.1:15090/stats/prometheus", &[]);
+    let counted = metrics.stdout.lines().any(|line| {
+        line.starts_with("istio_requests_total{")
+            && line.contains(r#"destination_service="ledger.corp.local""#)
+            && line.contains(r#"response_code="503""#)
+            && line.contains(r#"response_flags="UF"#)
+    });
+    assert!(counted, "{metrics}");
     // The server learns no more than that.
     says(&mesh, "details-v1", &["the peer refused our certificate"]);
 

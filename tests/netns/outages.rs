@@ -149,7 +149,7 @@ fn names_are_known_while_dns_is_dead() {
     }
     eventually("names of the internet are gone", || {
         let output = outside();
-        let unresolved = output.code != 0 && output.stderr.contains("name resolution");
+        let unresolved = output.code != 0 && output.stderr.contains("failed to lookup");
         unresolved.then_some(()).ok_or_else(|| output.to_string())
     });
     // The ServiceEntry's endpoint is a name, and keeps the addresses that it had.

@@ -71,7 +71,7 @@ fn told_nothing_twice(cluster: &str, sent: &[(String, u64)]) {
         "{cluster} sends again what is known: {sent:?}"
     );
     assert!(
-        endpoints.is_multiple_of(PORTS) && endpoints <= 2 * PORTS * PROXIES,
+        endpoints <= 2 * PORTS * PROXIES,
         "{cluster} sends again endpoints that are known: {sent:?}"
     );
 }

@@ -2,11 +2,11 @@
 //!
 //! Plaintext, one request a connection, answers up to 256 MiB. Not a general client.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 const LIMIT: u64 = 256 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,10 +29,13 @@ pub fn request(method: &str, authority: &str, path: &str) -> anyhow::Result<Vec<
         .as_bytes(),
     )?;
     let mut answer = Vec::new();
-    stream
-        .take(LIMIT)
-        .read_to_end(&mut answer)
-        .with_context(|| format!("reading {path} from {authority}"))?;
+    let read = stream.take(LIMIT).read_to_end(&mut answer);
+    read.map_err(|e| match e.kind() {
+        // What a read time-out is to the system.
+        ErrorKind::WouldBlock => anyhow!("no answer within {} s: does the process hang?", TIMEOUT.as_secs()),
+        _ => e.into(),
+    })
+    .with_context(|| format!("reading {path} from {authority}"))?;
     parse(&answer).with_context(|| format!("answer of {authority} to {method} {path}"))
 }
 

@@ -34,12 +34,13 @@ pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut dow
                 ConnectError::Overflow => Flags::UO,
                 _ => Flags::UF,
             };
+            let why = in_words(&name, &error, &cluster);
             tracing::info!(
                 listener = %facts.listener, cluster = %name, peer = %facts.source,
                 sni = facts.server_name.as_deref().unwrap_or("-"),
-                "connection closed: {}", in_words(&name, &error, &cluster)
+                "connection closed: {why}"
             );
-            record.fail(flag, &error.to_string());
+            record.fail(flag, &why);
             return;
         }
     };
