@@ -180,6 +180,23 @@ fn timed(mesh: &Mesh, url: &str) -> (Output, Option<u64>, f64) {
     (output, status, took)
 }
 
+fn lost_and_not_forgotten(mesh: &Mesh) {
+    eventually("us has lost eu and forgets nothing", || {
+        let output = mesh.isthmus(&["peer", "list"]);
+        let mut rows = output
+            .stdout
+            .lines()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>());
+        let row = rows
+            .find(|cells| cells.first() == Some(&"us"))
+            .unwrap_or_default();
+        match row.as_slice() {
+            ["us", "eu", "connecting", services, ..] if *services != "0" => Ok(()),
+            _ => Err(output.to_string()),
+        }
+    });
+}
+
 #[test]
 fn a_cluster_goes_as_a_whole_and_comes_back() {
     let mesh = SHORT_LIVED.exclusive();
@@ -217,20 +234,14 @@ fn a_cluster_goes_as_a_whole_and_comes_back() {
             Err(lines.join("\n"))
         }
     });
-    // us knows eu's services as it was last told, and says why it hears no more.
-    eventually("us has lost eu and forgets nothing", || {
-        let output = mesh.isthmus(&["peer", "list"]);
-        let row = output
-            .stdout
-            .lines()
-            .find(|l| l.starts_with("us "))
-            .unwrap_or_default();
-        let cells: Vec<&str> = row.split_whitespace().collect();
-        match cells.as_slice() {
-            ["us", "eu", "connecting", services, ..] if *services != "0" => Ok(()),
-            _ => Err(output.to_string()),
-        }
-    });
+    // us knows eu's services as it was last told, and says why it hears no more; a control plane that starts
+    // meanwhile knows them too.
+    lost_and_not_forgotten(&mesh);
+    mesh.break_with(&["kill", "us/istiod.istio-system", "--container", "discovery"]);
+    in_step(&mesh, &["us"]);
+    lost_and_not_forgotten(&mesh);
+    let (output, status, _) = timed(&mesh, FAR);
+    assert_eq!(status, Some(503), "{output}");
     let summary = near.join().expect("the load ran to its end");
     assert_eq!(summary["statuses"]["200"], summary["requests"], "{summary:#}");
 
