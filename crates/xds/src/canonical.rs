@@ -95,9 +95,15 @@ fn order_any(bytes: &mut [u8], depth: u32) -> Option<()> {
             _ => {}
         }
     }
-    let ((url_from, url_to), (from, to)) = (url?, value?);
-    let message = find(std::str::from_utf8(&bytes[url_from..url_to]).ok()?)?;
-    order_message(message, &mut bytes[from..to], depth)
+    // A message of defaults alone is encoded as nothing.
+    let (Some((url_from, url_to)), Some((from, to))) = (url, value) else {
+        return Some(());
+    };
+    // A message without maps is in order, and what stands beside it has still to be put in order.
+    match find(std::str::from_utf8(&bytes[url_from..url_to]).ok()?) {
+        Some(message) => order_message(message, &mut bytes[from..to], depth),
+        None => Some(()),
+    }
 }
 
 fn sort(bytes: &mut [u8], run: &mut Vec<(usize, usize)>) {
@@ -155,6 +161,7 @@ mod tests {
     use crate::envoy::core::Metadata;
     use crate::envoy::google::protobuf::value::Kind;
     use crate::envoy::listener::{Filter, FilterChain, Listener, filter::ConfigType};
+    use crate::envoy::listener_filters::tls_inspector::TlsInspector;
     use crate::envoy::route::{RouteConfiguration, VirtualHost};
     use crate::envoy::{Struct, Value, hcm};
     use crate::{Resource, pack, unpack};
@@ -200,15 +207,20 @@ mod tests {
             )),
             ..Default::default()
         };
-        let filter = Filter {
-            name: "hcm".into(),
-            config_type: Some(ConfigType::TypedConfig(pack(&manager))),
+        let filter = |name: &str, config| Filter {
+            name: name.into(),
+            config_type: Some(ConfigType::TypedConfig(config)),
         };
+        // One without maps stands before the one with them.
+        let filters = vec![
+            filter("echo", pack(&TlsInspector::default())),
+            filter("hcm", pack(&manager)),
+        ];
         Listener {
             name: "l".into(),
             metadata: Some(metadata()),
             filter_chains: vec![FilterChain {
-                filters: vec![filter],
+                filters,
                 ..Default::default()
             }],
             ..Default::default()
