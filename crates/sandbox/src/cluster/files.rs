@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use isthmus_api::{Finding, Object, Parsed, parse};
+use isthmus_api::{Finding, Object, Parsed, load, parse};
 use serde_json::{Value, json};
 
 /// What makes two states of a directory differ: paths, sizes and times of its files.
@@ -40,8 +40,12 @@ impl UserFiles {
     /// The directory cannot be listed.
     pub fn refresh(&mut self) -> io::Result<bool> {
         let mut files = Vec::new();
-        list(&self.dir, &mut files)?;
-        files.sort();
+        for path in load::list(&self.dir)? {
+            // A file that is gone by now is missing, as if it had not been listed.
+            if let Ok(meta) = std::fs::metadata(&path) {
+                files.push((path, meta.len(), meta.modified().ok()));
+            }
+        }
         let signature = Signature(files);
         if self.seen.as_ref() == Some(&signature) {
             return Ok(false);
@@ -49,7 +53,7 @@ impl UserFiles {
         let mut parsed = Parsed::default();
         for (path, ..) in &signature.0 {
             let name = path.display().to_string();
-            match std::fs::read_to_string(path) {
+            match load::read(path) {
                 Ok(text) => {
                     let one = parse(&text, &name);
                     let broken = one.unattributed;
@@ -89,26 +93,6 @@ impl UserFiles {
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
-}
-
-fn list(dir: &Path, files: &mut Vec<(PathBuf, u64, Option<SystemTime>)>) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let (path, Ok(meta)) = (entry.path(), entry.metadata()) else {
-            continue;
-        };
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if meta.is_dir() && !hidden {
-            list(&path, files)?;
-        } else if !hidden
-            && path
-                .extension()
-                .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
-        {
-            files.push((path, meta.len(), meta.modified().ok()));
-        }
-    }
-    Ok(())
 }
 
 /// Writes objects as a `v1` List, whole or not at all.
