@@ -88,7 +88,13 @@ fn a_saved_file_counts_and_a_broken_one_leaves_the_last_good_in_force() {
                 .to_lowercase()
                 .contains(&format!("x-edition: {wanted}"))
                 .then_some(())
-                .ok_or_else(|| output.to_string())
+                .ok_or_else(|| {
+                    let log = mesh.log("us", "istio-system", "istiod", "discovery");
+                    format!(
+                        "{output}{}",
+                        log.lines().rev().take(25).collect::<Vec<_>>().join("\n")
+                    )
+                })
         });
     };
     mesh.write_file("us", "details-edition.yaml", GOOD);
@@ -107,6 +113,96 @@ fn a_saved_file_counts_and_a_broken_one_leaves_the_last_good_in_force() {
 
     mesh.write_file("us", "details-edition.yaml", &GOOD.replace("first", "second"));
     edition("second");
+}
+
+/// Where a line of `validate`, or of a log, names the file: from there on both say the same.
+fn from_file<'l>(line: &'l str, file: &str) -> Option<&'l str> {
+    line.find(&format!("{file}:")).map(|at| &line[at..])
+}
+
+#[test]
+fn a_mistake_is_named_with_file_line_and_remedy_in_the_log_and_by_validate_and_the_last_good_serves_on() {
+    let mesh = Mesh::exclusive();
+    // Of an edition of its own, so that no other story's is taken for it.
+    let good = GOOD.replace("first", "sound");
+    let served = || {
+        eventually("edition sound is served", || {
+            let output = mesh.fetch("us/sleep.default", "http://details:9080/details/0", &["-i"]);
+            let right = output.stdout.to_lowercase().contains("x-edition: sound");
+            right.then_some(()).ok_or_else(|| output.to_string())
+        });
+    };
+    mesh.write_file("us", "edition.yaml", &good);
+    served();
+    let other = good
+        .replace("name: details", "name: other")
+        .replace("hosts: [details]", "hosts: [details.default.svc.cluster.local]");
+    for (mistake, file, yaml, line, words) in [
+        (
+            "a typo",
+            "edition.yaml",
+            good.replace("    route:", "    rout:"),
+            9,
+            "did you mean route?",
+        ),
+        (
+            "an unknown field",
+            "edition.yaml",
+            format!("{good}    replicas: 3\n"),
+            11,
+            "unknown field \"replicas\"; remove it",
+        ),
+        (
+            "a bad port",
+            "edition.yaml",
+            good.replace("{host: details}", "{host: details, port: {number: 99999}}"),
+            10,
+            "write a port from 1 to 65535",
+        ),
+        (
+            "no YAML",
+            "edition.yaml",
+            good.replace("[details]", "[details"),
+            0,
+            "",
+        ),
+        (
+            "a duplicate host",
+            "other.yaml",
+            other,
+            6,
+            "merge the two VirtualServices",
+        ),
+    ] {
+        mesh.write_file("us", file, &yaml);
+        let directory = mesh.config_dir("us");
+        let paths: Vec<String> = ["edition.yaml", "other.yaml"]
+            .iter()
+            .map(|name| directory.join(name))
+            .filter(|path| path.exists())
+            .map(|path| path.display().to_string())
+            .collect();
+        let mut arguments = vec!["validate"];
+        arguments.extend(paths.iter().flat_map(|path| ["-f", path.as_str()]));
+        let output = mesh.isthmus(&arguments);
+        assert_eq!(output.code, 1, "{mistake}: {output}");
+        let said = output
+            .stdout
+            .lines()
+            .filter_map(|l| from_file(l, file))
+            .find(|l| l.contains(words) && (line == 0 || l.starts_with(&format!("{file}:{line}: error"))))
+            .unwrap_or_else(|| panic!("{mistake}: {line} {words:?} is not in {output}"))
+            .to_owned();
+        eventually(&format!("{mistake}: the log says {said}"), || {
+            let log = mesh.log("us", "istio-system", "istiod", "discovery");
+            let found = log.lines().any(|l| l.contains(&said));
+            found
+                .then_some(())
+                .ok_or_else(|| log.lines().rev().take(8).collect::<Vec<_>>().join("\n"))
+        });
+        served();
+        mesh.write_file("us", "edition.yaml", &good);
+    }
 }
 
 #[test]

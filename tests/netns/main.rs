@@ -12,7 +12,9 @@
 // These are tests; a broken expectation is how they fail.
 #![allow(clippy::expect_used)]
 
+mod access_log;
 mod config;
+mod cors;
 mod failover;
 mod harness;
 mod identity;
