@@ -134,3 +134,183 @@ spec:
     let listed = mesh.isthmus(&["get", "authorizationpolicies", "--cluster", "us"]);
     assert!(!listed.stdout.contains("with-a-typo"), "{listed}");
 }
+
+/// Every way to say who may ask what, on the connection that it is about: one caller is let in, the other
+/// is not. `ADDRESS` is that of the allowed caller's pod.
+#[test]
+fn every_source_and_condition_is_enforced() {
+    let mesh = Mesh::exclusive();
+    let (sleep, foo) = ("us/sleep.default", "us/sleep.foo");
+    let all = mesh.status();
+    let us = all["clusters"]
+        .as_array()
+        .and_then(|all| all.iter().find(|c| c["id"] == "us"))
+        .expect("cluster us");
+    let pod = us["pods"]
+        .as_array()
+        .and_then(|all| {
+            all.iter()
+                .find(|p| p["owner"] == "sleep" && p["namespace"] == "default")
+        })
+        .expect("the pod of sleep");
+    let address = pod["address"].as_str().expect("its address");
+    let token: &[&str] = &["-H", "x-token: good"];
+    let forwarded: &[&str] = &["-H", "x-forwarded-for: 203.0.113.7"];
+    let page: &[&str] = &[];
+    // The rule, how it is asked so that it holds, and how so that it does not.
+    let rules: &[(&str, (&str, &[&str]), (&str, &[&str]))] = &[
+        (
+            "from: [{source: {serviceAccounts: [sleep]}}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "from: [{source: {serviceAccounts: [foo/sleep]}}]",
+            (foo, page),
+            (sleep, page),
+        ),
+        (
+            "from: [{source: {trustDomains: [corp.local], notServiceAccounts: [foo/sleep]}}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "from: [{source: {ipBlocks: [ADDRESS]}}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "from: [{source: {notIpBlocks: [ADDRESS/32]}}]",
+            (foo, page),
+            (sleep, page),
+        ),
+        (
+            "from: [{source: {remoteIpBlocks: [203.0.113.0/24]}}]",
+            (sleep, forwarded),
+            (sleep, page),
+        ),
+        (
+            "from: [{source: {notRemoteIpBlocks: [203.0.113.7]}}]",
+            (sleep, page),
+            (sleep, forwarded),
+        ),
+        // An alias counts as the mesh's own trust domain, and cluster.local always does.
+        (
+            "from: [{source: {principals: [old.local/ns/default/sa/sleep]}}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "from: [{source: {principals: [cluster.local/ns/default/sa/sleep]}}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "when: [{key: 'request.headers[x-token]', values: [go*]}]",
+            (sleep, token),
+            (sleep, page),
+        ),
+        (
+            "when: [{key: 'request.headers[x-token]', notValues: ['*']}]",
+            (sleep, page),
+            (sleep, token),
+        ),
+        (
+            "when: [{key: source.ip, values: [ADDRESS]}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "when: [{key: remote.ip, values: [203.0.113.7]}]",
+            (sleep, forwarded),
+            (sleep, page),
+        ),
+        (
+            "when: [{key: source.namespace, values: [foo]}]",
+            (foo, page),
+            (sleep, page),
+        ),
+        (
+            "when: [{key: source.principal, values: ['*/ns/foo/sa/sleep']}]",
+            (foo, page),
+            (sleep, page),
+        ),
+        (
+            "when: [{key: source.serviceAccount, notValues: [foo/sleep]}]",
+            (sleep, page),
+            (foo, page),
+        ),
+        (
+            "{to: [{operation: {ports: ['9080']}}], when: [{key: destination.port, values: ['9080']}, {key: source.namespace, values: [foo]}]}",
+            (foo, page),
+            (sleep, page),
+        ),
+        (
+            "{when: [{key: connection.sni, values: ['outbound_.9080_._.details.*']}, {key: source.namespace, values: [foo]}]}",
+            (foo, page),
+            (sleep, page),
+        ),
+    ];
+    mesh.apply(
+        "us",
+        "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    trustDomainAliases: [old.local]
+",
+    );
+    for (rule, (allowed, with), (denied, without)) in rules {
+        let rule = rule.replace("ADDRESS", address);
+        mesh.apply(
+            "us",
+            &format!(
+                "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: one-rule, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: details}}}}
+  rules:
+  - {rule}
+"
+            ),
+        );
+        let ask = |from: &str, options: &[&str], wanted: u16| {
+            eventually(&format!("{wanted} from {from} under {rule}"), || {
+                let output = mesh.fetch(from, DETAILS, &[&["-i", "--close"], options].concat());
+                (status(&output) == Some(wanted))
+                    .then_some(())
+                    .ok_or_else(|| output.to_string())
+            });
+        };
+        ask(denied, without, 403);
+        ask(allowed, with, 200);
+        ask(denied, without, 403);
+    }
+}
+
+#[test]
+fn templates_of_paths_take_whole_segments() {
+    let mesh = Mesh::exclusive();
+    mesh.apply(
+        "us",
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: templates, namespace: default}
+spec:
+  selector: {matchLabels: {app: details}}
+  action: DENY
+  rules: [{to: [{operation: {paths: ['/details/{*}/private/{**}']}}]}]
+",
+    );
+    let url = |path: &str| format!("http://details.default:9080{path}");
+    eventually_answers(&mesh, "us/sleep.default", &url("/details/0/private/a/b"), 403);
+    eventually_answers(&mesh, "us/sleep.default", &url("/details/0"), 200);
+    // Two segments are not one.
+    let output = mesh.fetch("us/sleep.default", &url("/details/0/1/private/a"), &["-i"]);
+    assert_ne!(status(&output), Some(403), "{output}");
+}

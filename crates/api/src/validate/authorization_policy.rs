@@ -1,12 +1,12 @@
 //! AuthorizationPolicy: rules that say something, with fields that are enforced.
 
-use super::field::{address_or_cidr, attachment, label_selector};
+use super::field::{address_or_cidr, attachment, header_name, label_selector};
 use super::metadata::clip;
 use super::{At, Context, Validate};
 use crate::codes;
 use crate::enforcement;
 use crate::istio::AuthorizationPolicy;
-use crate::istio::authorization_policy::{Action, Operation, Rule, Source};
+use crate::istio::authorization_policy::{Action, Condition, Operation, Rule, Source};
 
 impl Validate for AuthorizationPolicy {
     fn validate(&self, context: &Context<'_>) {
@@ -89,16 +89,70 @@ impl AuthorizationPolicy {
                 ),
             }
         }
-        if !rule.when.is_empty() {
-            enforcement::require("AuthorizationPolicy.when", &at.field("when"));
+        for (i, written) in rule.when.iter().enumerate() {
+            condition(written, &at.field("when").index(i));
         }
-        for (i, condition) in rule.when.iter().enumerate() {
-            let at = at.field("when").index(i);
-            if condition.key.is_empty() {
-                at.error("the condition has no key", "add key");
-            }
-            if condition.values.is_empty() && condition.not_values.is_empty() {
-                at.error("the condition has no values", "add values or notValues");
+    }
+}
+
+/// Attributes of conditions, beside `request.headers[NAME]`.
+const ATTRIBUTES: &[&str] = &[
+    "source.ip",
+    "remote.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+];
+
+fn condition(written: &Condition, at: &At<'_>) {
+    let key = written.key.as_str();
+    if key.is_empty() {
+        at.error("the condition has no key", "add key");
+        return;
+    }
+    if written.values.is_empty() && written.not_values.is_empty() {
+        at.error("the condition has no values", "add values or notValues");
+    }
+    let at_key = at.field("key");
+    let header = key
+        .strip_prefix("request.headers[")
+        .map(|name| name.strip_suffix(']').unwrap_or_default());
+    if let Some(name) = header {
+        if name.is_empty() {
+            at_key.error("the header has no name", "write request.headers[x-token]");
+        } else {
+            header_name(name, &at_key);
+        }
+    } else if key.starts_with("request.auth.") {
+        enforcement::require("AuthorizationPolicy.when request.auth", &at_key);
+        return;
+    } else if key.starts_with("experimental.") {
+        enforcement::require("AuthorizationPolicy.when experimental", &at_key);
+        return;
+    } else if !ATTRIBUTES.contains(&key) {
+        let remedy = match crate::suggest::nearest(key, ATTRIBUTES.iter().copied()) {
+            Some(name) => format!("did you mean {name}?"),
+            None => format!("use request.headers[NAME] or one of {}", ATTRIBUTES.join(", ")),
+        };
+        at_key.error(format_args!("{:?} is not an attribute", clip(key)), remedy);
+        return;
+    }
+    for (name, values) in [("values", &written.values), ("notValues", &written.not_values)] {
+        let at = at.field(name);
+        for (i, value) in values.iter().enumerate() {
+            let at = at.index(i);
+            match key {
+                _ if value.is_empty() => at.error("the value is empty", "write a value; * takes any"),
+                "source.ip" | "remote.ip" | "destination.ip" => {
+                    address_or_cidr(value, &at);
+                }
+                "destination.port" => port(value, &at),
+                "source.serviceAccount" => account(value, &at),
+                "source.principal" => principal(value, &at),
+                _ => wildcard(value, &at),
             }
         }
     }
@@ -125,10 +179,8 @@ fn source(s: &Source, at: &At<'_>) {
             "ipBlocks" | "notIpBlocks" | "remoteIpBlocks" | "notRemoteIpBlocks" => {
                 address_or_cidr(value, at);
             }
-            "principals" | "notPrincipals" if value.starts_with("spiffe://") => at.error(
-                format_args!("{:?} would never match", clip(value)),
-                "write it without spiffe://, as TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT",
-            ),
+            "principals" | "notPrincipals" => principal(value, at),
+            "serviceAccounts" | "notServiceAccounts" => account(value, at),
             _ => wildcard(value, at),
         });
     }
@@ -154,18 +206,8 @@ fn operation(o: &Operation, at: &At<'_>) {
         ("notPaths", &o.not_paths),
     ] {
         values_of(name, values, at, |value, at| match name {
-            "ports" | "notPorts" => {
-                if value.parse::<u16>().is_ok_and(|n| n > 0) {
-                    return;
-                }
-                at.error(
-                    format_args!("{:?} is not a port", clip(value)),
-                    "write a port from 1 to 65535 in quotes",
-                );
-            }
-            "paths" | "notPaths" if value.contains(['{', '}']) => {
-                enforcement::require("AuthorizationPolicy.path templates", at);
-            }
+            "ports" | "notPorts" => port(value, at),
+            "paths" | "notPaths" if value.contains(['{', '}']) => template(value, at),
             "paths" | "notPaths" if value.contains(['?', '#']) => {
                 at.error(
                     format_args!("{:?} would never match, since paths have no query", clip(value)),
@@ -191,6 +233,55 @@ fn values_of(name: &str, values: &[String], at: &At<'_>, check: impl Fn(&str, &A
         } else {
             check(value, &at.index(i));
         }
+    }
+}
+
+fn port(value: &str, at: &At<'_>) {
+    if value.parse::<u16>().is_ok_and(|n| n > 0) {
+        return;
+    }
+    at.error(
+        format_args!("{:?} is not a port", clip(value)),
+        "write a port from 1 to 65535 in quotes",
+    );
+}
+
+fn principal(value: &str, at: &At<'_>) {
+    if value.starts_with("spiffe://") {
+        at.error(
+            format_args!("{:?} would never match", clip(value)),
+            "write it without spiffe://, as TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT",
+        );
+    } else {
+        wildcard(value, at);
+    }
+}
+
+/// `ACCOUNT` or `NAMESPACE/ACCOUNT`, without wildcards.
+fn account(value: &str, at: &At<'_>) {
+    let parts: Vec<&str> = value.split('/').collect();
+    if parts.len() > 2 || parts.iter().any(|p| p.is_empty() || p.contains('*')) {
+        at.error(
+            format_args!("{:?} is not a service account", clip(value)),
+            "write ACCOUNT or NAMESPACE/ACCOUNT, without wildcards",
+        );
+    }
+}
+
+/// A path of whole segments, `{*}` for any one of them and `{**}`, as the last template, for the rest.
+fn template(value: &str, at: &At<'_>) {
+    enforcement::require("AuthorizationPolicy.path templates", at);
+    let mut rest = false;
+    for segment in value.split('/') {
+        let any = matches!(segment, "{*}" | "{**}");
+        if !any && segment.contains(['{', '}', '*']) || any && rest {
+            at.error(
+                format_args!("{:?} is not a template of a path", clip(value)),
+                "write {*} or {**} as whole segments, {**} as the last of them, and no other *",
+            );
+            return;
+        }
+        rest |= segment == "{**}";
     }
 }
 

@@ -654,19 +654,32 @@ fn authorization_policies_are_accepted_only_as_far_as_they_are_enforced() {
     fine("AuthorizationPolicy", "action: DENY\nrules:\n- from: [{source: {notPrincipals: ['*/ns/a/*'], namespaces: [b]}}]\n  to: [{operation: {ports: ['80'], paths: [/a*], methods: [GET], hosts: [a.com]}}]".replace("'*/ns/a/*'", "'*/ns/a/sa/b'").as_str());
     let source = |s: &str| format!("rules:\n- from:\n  - source: {{{s}}}");
     for field in [
-        "requestPrincipals: ['*']",
         "ipBlocks: [10.0.0.0/8]",
         "notRemoteIpBlocks: [10.0.0.1]",
         "trustDomains: [a]",
+        "serviceAccounts: [a, b/c]",
     ] {
-        one(
-            "AuthorizationPolicy",
-            &source(field),
-            7,
-            "ISM0006",
-            "is not enforced",
-        );
+        fine("AuthorizationPolicy", &source(field));
     }
+    refused(
+        "AuthorizationPolicy",
+        &source("serviceAccounts: ['b/*']"),
+        7,
+        "without wildcards",
+    );
+    refused(
+        "AuthorizationPolicy",
+        &source("ipBlocks: [a]"),
+        7,
+        "is not an address",
+    );
+    one(
+        "AuthorizationPolicy",
+        &source("requestPrincipals: ['*']"),
+        7,
+        "ISM0006",
+        "is not enforced",
+    );
     one(
         "AuthorizationPolicy",
         "action: CUSTOM\nprovider: {name: a}\nrules: [{}]",
@@ -681,20 +694,39 @@ fn authorization_policies_are_accepted_only_as_far_as_they_are_enforced() {
         "ISM0006",
         "AUDIT is not enforced",
     );
+    let when = |s: &str| format!("rules:\n- when: [{{{s}}}]");
+    for condition in [
+        "key: 'request.headers[x-token]', values: [a*]",
+        "key: remote.ip, notValues: [10.0.0.0/8]",
+        "key: source.serviceAccount, values: [a/b]",
+        "key: connection.sni, values: ['*.com']",
+    ] {
+        fine("AuthorizationPolicy", &when(condition));
+    }
+    for (condition, part) in [
+        ("key: source.ip, values: [a]", "is not an address"),
+        ("key: source.ipp, values: [a]", "did you mean source.ip?"),
+        ("key: 'request.headers[]', values: [a]", "has no name"),
+        ("key: destination.port, values: [http]", "is not a port"),
+        (
+            "key: source.principal, values: ['spiffe://a']",
+            "without spiffe://",
+        ),
+    ] {
+        refused("AuthorizationPolicy", &when(condition), 6, part);
+    }
     one(
         "AuthorizationPolicy",
-        "rules:\n- when: [{key: source.ip, values: [a]}]",
+        &when("key: 'request.auth.claims[a]', values: [b]"),
         6,
         "ISM0006",
-        "when is not enforced",
+        "request.auth is not enforced",
     );
-    one(
-        "AuthorizationPolicy",
-        "rules:\n- to: [{operation: {paths: ['/a/{*}']}}]",
-        6,
-        "ISM0006",
-        "path templates",
-    );
+    let paths = |s: &str| format!("rules:\n- to: [{{operation: {{paths: ['{s}']}}}}]");
+    fine("AuthorizationPolicy", &paths("/a/{*}/b/{**}"));
+    for bad in ["/a/b{*}", "/{**}/a/{*}", "/{a}", "/{*}/b*"] {
+        refused("AuthorizationPolicy", &paths(bad), 6, "is not a template");
+    }
     one(
         "AuthorizationPolicy",
         "action: DENY",

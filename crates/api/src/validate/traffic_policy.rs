@@ -50,6 +50,10 @@ pub(super) fn validate(policy: &TrafficPolicy, at: &At<'_>) {
     }
     if let Some(t) = &policy.tunnel {
         tunnel(t, &at.field("tunnel"));
+        enforcement::require("DestinationRule.tunnel", &at.field("tunnel"));
+    }
+    if policy.proxy_protocol.is_some() {
+        enforcement::require("DestinationRule.proxyProtocol", &at.field("proxyProtocol"));
     }
     if let Some(budget) = &policy.retry_budget
         && let Some(p) = &budget.percent

@@ -127,11 +127,7 @@ impl Translation<'_> {
         out.extend(pair_of(
             &written.service_accounts,
             &written.not_service_accounts,
-            |v| {
-                let (namespace, account) = v.split_once('/').unwrap_or((self.namespace, v));
-                let pattern = format!(".*/ns/{}/sa/{}", regex_escape(namespace), regex_escape(account));
-                vec![authenticated(wire::regex_matcher(pattern))]
-            },
+            |v| vec![self.account(v)],
         ));
         out.extend(pair_of(&written.trust_domains, &written.not_trust_domains, |v| {
             vec![authenticated(wire::regex_matcher(format!(
@@ -169,6 +165,13 @@ impl Translation<'_> {
         Ok(out)
     }
 
+    /// `NAMESPACE/ACCOUNT`, or an account of the policy's own namespace.
+    fn account(&self, value: &str) -> Principal {
+        let (namespace, account) = value.split_once('/').unwrap_or((self.namespace, value));
+        let pattern = format!(".*/ns/{}/sa/{}", regex_escape(namespace), regex_escape(account));
+        authenticated(wire::regex_matcher(pattern))
+    }
+
     /// A principal in every trust domain that counts as the mesh's own.
     fn principal(&self, value: &str) -> Vec<Principal> {
         let mut values = vec![value.to_owned()];
@@ -197,6 +200,9 @@ impl Translation<'_> {
                         glob(v)
                     )))]
                 })),
+                "source.serviceAccount" => {
+                    who_all.extend(pair_of(yes, no, |v| vec![self.account(v)]));
+                }
                 "source.ip" => who_all.extend(pair_of(yes, no, |v| {
                     block(v)
                         .map(principal::Identifier::DirectRemoteIp)
@@ -334,9 +340,24 @@ fn block(value: &str) -> Option<isthmus_xds::envoy::core::CidrRange> {
 }
 
 fn path(value: &str) -> PathMatcher {
+    let matcher = if value.contains('{') {
+        template(value)
+    } else {
+        string_with_prefix(value, "")
+    };
     PathMatcher {
-        rule: Some(path_matcher::Rule::Path(string_with_prefix(value, ""))),
+        rule: Some(path_matcher::Rule::Path(matcher)),
     }
+}
+
+/// `{*}` stands for one segment, `{**}` for whatever follows.
+fn template(value: &str) -> StringMatcher {
+    let segments = value.split('/').map(|segment| match segment {
+        "{*}" => "[^/]+".to_owned(),
+        "{**}" => ".*".to_owned(),
+        literal => regex_escape(literal),
+    });
+    wire::regex_matcher(segments.collect::<Vec<_>>().join("/"))
 }
 
 fn header(name: &str, value: &str, ignore_case: bool) -> HeaderMatcher {
