@@ -108,6 +108,8 @@ codes! {
         "The field is accepted and does nothing." "Remove it.";
     LAST_GOOD "ISM0010" Warning "LastGoodInForce"
         "A document was refused; the last good version of its objects stays in force." "Correct the document.";
+    CONFLICTING_RULES "ISM0011" Warning "ConflictingDestinationRules"
+        "Several DestinationRules of a namespace say the same of one host; the oldest counts." "Merge them.";
     UNKNOWN_GATEWAY "ISM0101" Warning "UnknownGateway"
         "A ServiceEntry's endpoint uses the port of mesh gateways, but no cluster is known to have it." "Correct the address, or peer with its cluster.";
     GATEWAY_TARGET_PORT "ISM0102" Error "GatewayTargetPort"
@@ -120,6 +122,10 @@ codes! {
         "A port without an address is used by HTTP and another protocol; HTTP wins." "Give the other service an address.";
     TRUST_DOMAINS_DIFFER "ISM0106" Warning "TrustDomainsDiffer"
         "The installation and the MeshConfig name different trust domains; the MeshConfig wins." "Write the same in both.";
+    UNUSABLE_AUTHORITY "ISM0107" Error "UnusableAuthority"
+        "The files of Secret cacerts make no certificate authority; the present one stays." "Write the files that isthmus certs intermediate makes.";
+    RESTART_REQUIRED "ISM0108" Warning "RestartRequired"
+        "A setting counts only from the next start of the control plane on." "Restart the control plane.";
 }
 
 #[cfg(test)]

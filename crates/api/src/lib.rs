@@ -14,6 +14,7 @@ pub mod annotation;
 pub mod codes;
 mod decode;
 pub mod duration;
+pub mod effect;
 pub mod enforcement;
 pub mod finding;
 pub mod istio;

@@ -111,6 +111,12 @@ impl Object {
         }
     }
 
+    /// The order in which objects of one kind are consulted, the first counting: by creation, then by name.
+    pub fn age(&self) -> (&str, &str, &str) {
+        let meta = &self.meta;
+        (&meta.creation_timestamp, &meta.name, &meta.namespace)
+    }
+
     /// Whether both say the same, wherever and on whichever lines they say it.
     pub fn same_content(&self, other: &Object) -> bool {
         self.kind == other.kind

@@ -12,6 +12,7 @@
 //!                      ◄── MemberState ───┘  what this cluster tells its peers
 //! ```
 
+pub mod authority;
 pub mod generate;
 pub mod ingest;
 pub mod member;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use isthmus_api::istio::destination_rule::LocalityLoadBalancerSetting;
+use isthmus_api::istio::destination_rule::{H2UpgradePolicy, LocalityLoadBalancerSetting, TcpKeepalive};
 use isthmus_api::istio::sidecar::OutboundTrafficPolicyMode;
+use isthmus_api::istio::virtual_service::HttpRetry;
 use isthmus_api::mesh_config;
-use isthmus_model::{ClusterId, EndpointAddress, NetworkId, TrustDomain};
+use isthmus_model::{ClusterId, EndpointAddress, Hostname, NetworkId, TrustDomain};
 use serde::{Deserialize, Serialize};
 
 /// Who this control plane is and the mesh-wide settings (Istio `MeshConfig`, `MeshNetworks`).
@@ -48,6 +49,23 @@ pub struct Mesh {
     pub istio_compatible: bool,
     /// `meshNetworks`, by network.
     pub networks: BTreeMap<NetworkId, MeshNetwork>,
+    /// `defaultServiceExportTo`, for Services and ServiceEntries that say nothing.
+    pub services_export_to: Vec<String>,
+    /// `defaultVirtualServiceExportTo`.
+    pub virtual_services_export_to: Vec<String>,
+    /// `defaultDestinationRuleExportTo`.
+    pub destination_rules_export_to: Vec<String>,
+    /// `defaultHttpRetryPolicy`, for routes without one of their own.
+    pub retries: Option<HttpRetry>,
+    /// `h2UpgradePolicy: UPGRADE`, where a DestinationRule says nothing.
+    pub upgrades_to_h2: bool,
+    /// `tcpKeepalive` towards upstreams, where a DestinationRule says nothing.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Hosts of `serviceSettings` with `clusterLocal`: other clusters' endpoints are left out.
+    pub cluster_local: Vec<Hostname>,
+    /// `gatewayTopology.numTrustedProxies` of `defaultConfig`: proxies before a gateway whose
+    /// X-Forwarded-For is believed.
+    pub trusted_proxies: u32,
 }
 
 /// What the installation says of this control plane, before any MeshConfig.
@@ -143,6 +161,14 @@ impl Default for Mesh {
             locality: LocalitySetting::default(),
             istio_compatible: false,
             networks: BTreeMap::new(),
+            services_export_to: Vec::new(),
+            virtual_services_export_to: Vec::new(),
+            destination_rules_export_to: Vec::new(),
+            retries: None,
+            upgrades_to_h2: false,
+            tcp_keepalive: None,
+            cluster_local: Vec::new(),
+            trusted_proxies: 0,
         }
     }
 }
@@ -193,8 +219,31 @@ impl Mesh {
                 .iter()
                 .map(|(n, w)| (NetworkId::from(n.as_str()), network(w)))
                 .collect(),
+            services_export_to: config.default_service_export_to.clone(),
+            virtual_services_export_to: config.default_virtual_service_export_to.clone(),
+            destination_rules_export_to: config.default_destination_rule_export_to.clone(),
+            retries: config.default_http_retry_policy.clone(),
+            upgrades_to_h2: config.h2_upgrade_policy == H2UpgradePolicy::Upgrade,
+            tcp_keepalive: config.tcp_keepalive.clone(),
+            cluster_local: cluster_local(config),
+            trusted_proxies: config
+                .default_config
+                .as_ref()
+                .and_then(|c| c.gateway_topology.as_ref())
+                .map_or(0, |t| t.num_trusted_proxies),
         }
     }
+}
+
+fn cluster_local(config: &mesh_config::MeshConfig) -> Vec<Hostname> {
+    let local = config
+        .service_settings
+        .iter()
+        .filter(|s| s.settings.as_ref().is_some_and(|s| s.cluster_local));
+    local
+        .flat_map(|s| &s.hosts)
+        .filter_map(|h| h.parse().ok())
+        .collect()
 }
 
 fn network(written: &mesh_config::Network) -> MeshNetwork {

@@ -4,7 +4,7 @@
 //! before the cluster's own configuration has been read; a peer is never waited for.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use isthmus_api::source::{Change, Source};
 use isthmus_model::{ClusterId, EndpointAddress, SpiffeId, TrustDomain};
 use isthmus_pki::token::{AUDIENCE, Members};
 use isthmus_pki::{
-    Authenticator, Authority, AuthorityError, CertificateService, FirstOf, JwksAuthenticator, JwksConfig,
-    KeyAlgorithm, LocalAuthority, PeerAuthenticator, Renewal,
+    Authenticator, CertificateService, FirstOf, JwksAuthenticator, JwksConfig, KeyAlgorithm, LocalAuthority,
+    PeerAuthenticator, Renewal,
 };
 use isthmus_runtime::bind::BindError;
 use isthmus_runtime::drain;
@@ -23,6 +23,7 @@ use isthmus_runtime::readiness::Readiness;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use crate::authority;
 use crate::ingest::directory::Directory;
 use crate::ingest::overlay::Overlay;
 use crate::member::{MemberHead, MemberState, PeerState};
@@ -36,8 +37,6 @@ use crate::snapshot::builder::Builder;
 const QUIET: Duration = Duration::from_millis(300);
 /// Proxies wait no longer than this for it.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How often the authority's files are looked at.
-const AUTHORITY_POLL: Duration = Duration::from_secs(5);
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -46,8 +45,8 @@ pub struct Config {
     pub identity: Identity,
     /// Directories of YAML; where two have an object, the later one's counts.
     pub directories: Vec<PathBuf>,
-    /// Directory with the files of the secret `cacerts`; `None` signs with a root of its own, kept in the
-    /// state directory.
+    /// Directory with the files of the secret `cacerts`; a Secret of that name among the objects goes before
+    /// it. With neither, a root of its own signs, kept in the state directory.
     pub cacerts: Option<PathBuf>,
     /// Key set of the cluster's service-account issuer.
     pub jwks: Option<PathBuf>,
@@ -72,22 +71,9 @@ pub enum RoleError {
     /// A port is taken.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The signing certificate cannot be used.
-    #[error("the authority in {place} cannot be used: {source}")]
-    Authority {
-        /// Directory.
-        place: String,
-        /// Why.
-        source: Box<AuthorityError>,
-    },
-    /// No root of its own can be made or kept.
-    #[error("a root of its own cannot be kept in {place}: {why}; name the mesh's with --cacerts")]
-    SelfSigned {
-        /// Directory.
-        place: String,
-        /// Why.
-        why: String,
-    },
+    /// Nothing can be signed.
+    #[error(transparent)]
+    Authority(#[from] authority::Unusable),
     /// The sources ended before everything was read.
     #[error("the configuration cannot be read: {0}")]
     Sources(String),
@@ -140,10 +126,13 @@ pub async fn run(
         return Ok(());
     };
 
-    let authority = Arc::new(ArcSwap::from_pointee(load_authority(&config, &trust_domain)?));
-    if let Some(directory) = config.cacerts.clone() {
-        drain.spawn(watch_authority(directory, Arc::clone(&authority)));
-    }
+    let places = authority::Places {
+        directory: config.cacerts.clone(),
+        state_dir: config.state_dir.clone(),
+    };
+    let first = authority::load(&places, plane.snapshot().as_deref(), &trust_domain)?;
+    let authority = Arc::new(ArcSwap::from_pointee(first));
+    drain.spawn(authority::follow(places, plane.clone(), Arc::clone(&authority)));
     let aliases = plane
         .snapshot()
         .map(|s| s.mesh.trust_domain_aliases.clone())
@@ -297,70 +286,6 @@ fn authenticator(config: &Config, trust_domains: Vec<TrustDomain>) -> Arc<dyn Au
         members: Members::Only(config.identity.cluster.clone()),
     }));
     Arc::new(FirstOf(all))
-}
-
-fn load_authority(config: &Config, trust_domain: &TrustDomain) -> Result<Authority, RoleError> {
-    if let Some(directory) = &config.cacerts {
-        return load(directory);
-    }
-    let own = config.state_dir.join("self-signed");
-    if own.join("ca-key.pem").exists() {
-        return load(&own);
-    }
-    let refused = |why: String| RoleError::SelfSigned {
-        place: own.display().to_string(),
-        why,
-    };
-    let authority =
-        Authority::self_signed(trust_domain, KeyAlgorithm::EcdsaP256).map_err(|e| refused(e.to_string()))?;
-    std::fs::create_dir_all(&own).map_err(|e| refused(e.to_string()))?;
-    isthmus_pki::files::write_cacerts(&own, &authority, false).map_err(|e| refused(e.to_string()))?;
-    tracing::warn!(
-        directory = %own.display(),
-        "no --cacerts: this cluster signs with a root of its own and cannot be joined to another; \
-         make a common root with `isthmus certs root`"
-    );
-    Ok(authority)
-}
-
-fn load(directory: &Path) -> Result<Authority, RoleError> {
-    Authority::load(directory).map_err(|source| RoleError::Authority {
-        place: directory.display().to_string(),
-        source: Box::new(source),
-    })
-}
-
-/// Takes up a new intermediate when its files change; broken files leave the present one in force.
-async fn watch_authority(directory: PathBuf, authority: Arc<ArcSwap<Authority>>) {
-    let mut refused = String::new();
-    loop {
-        tokio::time::sleep(AUTHORITY_POLL).await;
-        let directory = directory.clone();
-        let Ok(read) = tokio::task::spawn_blocking(move || Authority::load(&directory)).await else {
-            return;
-        };
-        match read {
-            Ok(fresh) => {
-                let present = authority.load();
-                let same = present.certificate().fingerprint() == fresh.certificate().fingerprint()
-                    && present.roots().to_pem() == fresh.roots().to_pem();
-                if !same {
-                    tracing::info!(fingerprint = %fresh.certificate().fingerprint(), "a new signing certificate is used");
-                    authority.store(Arc::new(fresh));
-                }
-                refused.clear();
-            }
-            Err(error) => {
-                let why = error.to_string();
-                if why != refused {
-                    tracing::error!(
-                        "the new files of the authority cannot be used, the present one stays: {why}"
-                    );
-                    refused = why;
-                }
-            }
-        }
-    }
 }
 
 /// Addresses of peers' gateways as the command line names them; what is not `HOST:PORT` is left to the link,

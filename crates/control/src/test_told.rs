@@ -51,6 +51,16 @@ impl Member {
         }
     }
 
+    /// Another of the same cluster, with the same objects and peers, from the start.
+    pub fn like(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            peers: self.peers.clone(),
+            resolved: self.resolved.clone(),
+            ..Self::new("us")
+        }
+    }
+
     /// Adds objects; they must be valid.
     pub fn apply(&mut self, yaml: &str) -> &mut Self {
         let parsed = isthmus_api::parse(yaml, "test.yaml");

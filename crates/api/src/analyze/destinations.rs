@@ -12,7 +12,7 @@ pub(super) fn analyze(set: &Set<'_>, findings: &mut Vec<Finding>) {
                 continue;
             };
             let Some(ports) = set.hosts.get(&host) else {
-                if !set.knows(&host) {
+                if !set.knows(&host) && !set.incomplete {
                     // It may well exist in another file or in another cluster.
                     let at = format!("{path}.host");
                     let remedy = "correct the name, or add the Service or ServiceEntry; a service of another cluster alone is fine";

@@ -1,8 +1,9 @@
 //! What only several objects together show, one file per analyzer.
 //!
-//! Analysis never refuses an object; it says what will not work as written. What is not in the set is
-//! taken not to exist, so give it everything that belongs together.
+//! Analysis never refuses an object; it says what will not work as written. What is neither in the set nor
+//! among the hosts of other clusters is taken not to exist, so give it everything that belongs together.
 
+mod destination_rule_hosts;
 mod destinations;
 mod gateways;
 mod port_names;
@@ -14,7 +15,7 @@ mod tests;
 mod virtual_service_gateways;
 mod virtual_service_hosts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -23,18 +24,43 @@ use isthmus_model::Hostname;
 use crate::codes::Code;
 use crate::finding::Finding;
 use crate::istio::{DestinationRule, ServiceEntry, VirtualService};
-use crate::kinds::Typed;
+use crate::kinds::{Kind, Typed};
 use crate::kubernetes::Service;
 use crate::object::Object;
 
 /// The name under which Kubernetes' services are known.
 const DOMAIN: &str = "cluster.local";
 
+/// The kinds that analysis looks at; a change of others changes no finding.
+pub const KINDS: &[Kind] = &[
+    Kind::Service,
+    Kind::ServiceEntry,
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::Gateway,
+    Kind::Sidecar,
+];
+
+/// What is known beside the objects of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Ports by host, of services that other clusters tell of.
+    pub hosts: BTreeMap<Hostname, Vec<u16>>,
+    /// Other clusters have not been heard yet: a host that nothing declares may be one of theirs.
+    pub incomplete: bool,
+}
+
 /// Every finding about the set, by file and line.
 pub fn analyze(objects: &[Arc<Object>]) -> Vec<Finding> {
-    let set = Set::new(objects);
+    analyze_within(objects, &Elsewhere::default())
+}
+
+/// Every finding about the objects of one cluster among others, by file and line.
+pub fn analyze_within(objects: &[Arc<Object>], elsewhere: &Elsewhere) -> Vec<Finding> {
+    let set = Set::new(objects, elsewhere);
     let mut findings = Vec::new();
     for analyzer in [
+        destination_rule_hosts::analyze,
         destinations::analyze,
         gateways::analyze,
         port_names::analyze,
@@ -52,51 +78,63 @@ pub fn analyze(objects: &[Arc<Object>]) -> Vec<Finding> {
 
 /// The objects under analysis, and which hosts they declare.
 struct Set<'a> {
-    objects: &'a [Arc<Object>],
+    /// In the order in which they are consulted: the oldest first, as the control plane takes them.
+    objects: Vec<&'a Arc<Object>>,
     /// Ports by exact host, of Services and ServiceEntries.
     hosts: HashMap<Hostname, Vec<u16>>,
     /// Wildcard hosts of ServiceEntries.
     wildcards: Vec<Hostname>,
+    /// Whether hosts that are not known may exist all the same.
+    incomplete: bool,
 }
 
 impl<'a> Set<'a> {
-    fn new(objects: &'a [Arc<Object>]) -> Self {
-        let mut set = Set {
-            objects,
-            hosts: HashMap::new(),
-            wildcards: Vec::new(),
-        };
-        for (object, service) in set.each::<Service>() {
+    fn new(objects: &'a [Arc<Object>], elsewhere: &Elsewhere) -> Self {
+        let mut objects: Vec<_> = objects.iter().collect();
+        objects.sort_by(|a, b| a.age().cmp(&b.age()));
+        let mut hosts: HashMap<Hostname, Vec<u16>> = elsewhere.hosts.clone().into_iter().collect();
+        let mut wildcards = Vec::new();
+        for (object, service) in of_kind::<Service>(&objects) {
             if let Ok(host) = Hostname::qualified(&object.meta.name, &object.meta.namespace, DOMAIN) {
-                let ports = service.spec.ports.iter().map(|p| p.port).collect();
-                set.hosts.insert(host, ports);
+                let ports = hosts.entry(host).or_default();
+                ports.extend(service.spec.ports.iter().map(|p| p.port));
             }
         }
-        for (_, entry) in set.each::<ServiceEntry>() {
+        for (_, entry) in of_kind::<ServiceEntry>(&objects) {
             for host in entry.hosts.iter().filter_map(|h| h.parse::<Hostname>().ok()) {
                 if host.is_wildcard() {
-                    set.wildcards.push(host);
+                    wildcards.push(host);
                 } else {
-                    set.hosts
-                        .entry(host)
-                        .or_default()
-                        .extend(entry.ports.iter().map(|p| p.number));
+                    let ports = hosts.entry(host).or_default();
+                    ports.extend(entry.ports.iter().map(|p| p.number));
                 }
             }
         }
-        set
+        for ports in hosts.values_mut() {
+            ports.sort_unstable();
+            ports.dedup();
+        }
+        Set {
+            objects,
+            hosts,
+            wildcards,
+            incomplete: elsewhere.incomplete,
+        }
     }
 
-    fn each<T: Typed>(&self) -> impl Iterator<Item = (&'a Object, &'a T)> + use<'a, T> {
-        self.objects
-            .iter()
-            .filter_map(|o| Some((&**o, &**o.typed::<T>()?)))
+    fn each<T: Typed>(&self) -> impl Iterator<Item = (&'a Object, &'a T)> {
+        of_kind(&self.objects)
     }
 
     /// Whether anything declares the host.
     fn knows(&self, host: &Hostname) -> bool {
         self.hosts.contains_key(host) || self.wildcards.iter().any(|w| w.covers(host))
     }
+}
+
+/// Objects of one kind with their content.
+fn of_kind<'a, T: Typed>(objects: &[&'a Arc<Object>]) -> impl Iterator<Item = (&'a Object, &'a T)> {
+    objects.iter().filter_map(|o| Some((&***o, &**o.typed::<T>()?)))
 }
 
 /// The full host that a short name stands for: `reviews`, `reviews.prod`, `reviews.prod.svc` are

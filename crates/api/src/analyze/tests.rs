@@ -1,6 +1,6 @@
 //! Small meshes with one thing wrong.
 
-use super::analyze;
+use super::{Elsewhere, analyze, analyze_within};
 use crate::parse;
 
 const REVIEWS: &str = "
@@ -108,7 +108,7 @@ fn claims_that_conflict() {
         .replace("name: a", "name: b")
     );
     one(&two, 30, "IST0109", "VirtualService default/a at f.yaml:23");
-    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: b}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n  - port: {number: 80, name: h, protocol: HTTP}\n    hosts: ['*.example.com']\n";
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: second}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n  - port: {number: 80, name: h, protocol: HTTP}\n    hosts: ['*.example.com']\n";
     one(gateway, 26, "IST0145", "already");
     let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: b}\nspec:\n  hosts: [reviews.default.svc.cluster.local]\n  ports: [{number: 80, name: h, protocol: HTTP}]\n  resolution: DNS\n";
     one(entry, 23, "ISM0008", "Service default/reviews");
@@ -119,6 +119,64 @@ fn claims_that_conflict() {
         "IST0111",
         "whole namespace",
     );
+}
+
+#[test]
+fn rules_for_one_host_are_merged_and_what_is_left_out_is_said() {
+    let rule = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\nspec:\n  host: reviews\n{spec}"
+        )
+    };
+    let policy = "  trafficPolicy: {loadBalancer: {simple: RANDOM}}\n";
+    // One gives the policy, another a subset: nothing is lost.
+    let merged = rule(
+        "s",
+        &format!("{policy}  subsets: [{{name: v2, labels: {{version: v2}}}}]\n"),
+    );
+    assert_eq!(found(&merged), []);
+    let second = rule("t", policy);
+    one(
+        &format!("{merged}---\n{second}"),
+        32,
+        "ISM0011",
+        "DestinationRule default/s at f.yaml:24 has a trafficPolicy",
+    );
+    // The older counts: reviews on line 11 defines v1.
+    one(
+        &rule("t", "  subsets:\n  - {name: v1, labels: {version: v9}}\n"),
+        25,
+        "ISM0011",
+        "DestinationRule default/reviews at f.yaml:10 defines the subset \"v1\"",
+    );
+}
+
+#[test]
+fn hosts_of_other_clusters_are_known_or_waited_for() {
+    let text = format!(
+        "{REVIEWS}---\n{}",
+        service(
+            "  hosts: [echo.echo]\n  http: [{route: [{destination: {host: echo.echo.svc.cluster.local}}]}]"
+        )
+    );
+    let objects = parse(&text, "f.yaml").objects;
+    let codes = |elsewhere: &Elsewhere| -> Vec<&str> {
+        analyze_within(&objects, elsewhere)
+            .iter()
+            .map(|f| f.code.id)
+            .collect()
+    };
+    assert_eq!(codes(&Elsewhere::default()), ["IST0101"]);
+    let waiting = Elsewhere {
+        incomplete: true,
+        ..Elsewhere::default()
+    };
+    assert_eq!(codes(&waiting), [""; 0]);
+    let told = Elsewhere {
+        hosts: [("echo.echo.svc.cluster.local".parse().unwrap(), vec![80])].into(),
+        ..Elsewhere::default()
+    };
+    assert_eq!(codes(&told), [""; 0]);
 }
 
 #[test]

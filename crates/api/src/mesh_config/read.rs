@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{CONFIG_MAP, MeshConfig, MeshNetworks, ROOT_NAMESPACE};
 use crate::codes;
 use crate::decode::{Strictness, Unknown, decode};
+use crate::effect;
 use crate::finding::Finding;
 use crate::kinds::Kind;
 use crate::kubernetes::ConfigMap;
@@ -105,6 +106,9 @@ impl Text<'_> {
                     .meant
                     .map_or_else(|| "remove it".to_owned(), |m| format!("did you mean {m}?"));
                 add(Finding::new(&codes::SCHEMA_WARNING, message, remedy), field.line);
+            }
+            for idle in effect::written(Kind::ConfigMap, &node, self.key) {
+                add(idle.finding(), idle.line);
             }
             match result {
                 Ok(value) => {

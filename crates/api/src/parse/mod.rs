@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::codes;
 use crate::decode::{Strictness, Unknown, UnknownField, decode};
+use crate::effect;
 use crate::finding::{Finding, Level};
 use crate::kinds::Kind;
 use crate::object::{Meta, Object, ObjectKey, Origin};
@@ -310,6 +311,18 @@ fn read_object(node: &Node, kind: Kind, file: &Arc<str>, parsed: &mut Parsed) {
             None
         }
     };
+    let content_at = if info.whole { "" } else { "spec" };
+    let content = if info.whole {
+        Some(node)
+    } else {
+        node.field("spec")
+    };
+    for idle in content
+        .map(|c| effect::written(kind, c, content_at))
+        .unwrap_or_default()
+    {
+        findings.push(idle.finding().at(file, idle.line).about(&key));
+    }
     for misfit in misfits {
         let place = if misfit.path.is_empty() {
             String::new()

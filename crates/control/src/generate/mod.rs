@@ -391,7 +391,10 @@ fn inbound_clusters(context: &Context<'_>, ports: &BTreeMap<u16, Protocol>) -> V
                 .find(|l| l.port.as_ref().is_some_and(|p| p.number == *port));
             let address = listed.and_then(|l| default_endpoint(context, &l.default_endpoint));
             let service = context.inbound.get(port).map(|s| &*s.service);
-            cluster::inbound(*port, address, context.mesh(), service)
+            let pool = listed
+                .and_then(|l| l.connection_pool.as_ref())
+                .or_else(|| context.scope.sidecar?.spec.inbound_connection_pool.as_ref());
+            cluster::inbound(*port, address, context.mesh(), service, pool)
         })
         .collect()
 }

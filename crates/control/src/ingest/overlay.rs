@@ -1,7 +1,9 @@
-//! Several sources as one: where two have the same object, the later source's counts.
+//! Several sources as one: where two have the same object, the later source's content counts, and the
+//! earlier source's file and lines.
 //!
 //! A cluster in directories has two: what users wrote, and what Kubernetes would have made of it (a Service
-//! with its address). Over an API server there is one, and this passes everything through.
+//! with its address). What is found out about such an object is of use to a user only at the place that the
+//! user wrote. Over an API server there is one source, and this passes everything through.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,32 +37,36 @@ impl Overlay {
     }
 
     fn one(&mut self, layer: usize, change: Change) -> Option<Change> {
-        match change {
+        let key = match change {
             Change::Put(object) => {
                 let key = object.key();
-                self.layers
-                    .get_mut(layer)?
-                    .insert(key.clone(), Arc::clone(&object));
-                (!self.hidden(layer, &key)).then_some(Change::Put(object))
+                self.layers.get_mut(layer)?.insert(key.clone(), object);
+                key
             }
             Change::Delete(key) => {
-                self.layers.get_mut(layer)?.remove(&key);
-                if self.hidden(layer, &key) {
-                    return None;
-                }
-                let below = self.layers[..layer].iter().rev().find_map(|l| l.get(&key));
-                Some(match below {
-                    Some(object) => Change::Put(Arc::clone(object)),
-                    None => Change::Delete(key),
-                })
+                self.layers.get_mut(layer)?.remove(&key)?;
+                key
             }
-            other => Some(other),
-        }
+            other @ (Change::Findings { .. } | Change::Synced) => return Some(other),
+        };
+        Some(match self.whole(&key) {
+            Some(object) => Change::Put(object),
+            None => Change::Delete(key),
+        })
     }
 
-    /// Whether a later source has an object of this key.
-    fn hidden(&self, layer: usize, key: &ObjectKey) -> bool {
-        self.layers.iter().skip(layer + 1).any(|l| l.contains_key(key))
+    /// The object as all sources together have it.
+    fn whole(&self, key: &ObjectKey) -> Option<Arc<Object>> {
+        let mut all = self.layers.iter().filter_map(|layer| layer.get(key));
+        let first = all.next()?;
+        let Some(last) = all.next_back() else {
+            return Some(Arc::clone(first));
+        };
+        Some(Arc::new(Object {
+            origin: first.origin.clone(),
+            positions: first.positions.clone(),
+            ..(**last).clone()
+        }))
     }
 }
 
@@ -68,24 +74,30 @@ impl Overlay {
 mod tests {
     use super::*;
 
-    fn service(address: &str) -> Arc<Object> {
+    fn service(file: &str, address: &str) -> Arc<Object> {
         let yaml = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: b}}\nspec: {{clusterIP: '{address}', ports: [{{port: 80}}]}}\n"
         );
-        Arc::clone(&isthmus_api::parse(&yaml, "a.yaml").objects[0])
+        Arc::clone(&isthmus_api::parse(&yaml, file).objects[0])
     }
 
-    fn put(overlay: &mut Overlay, layer: usize, object: &Arc<Object>) -> usize {
-        overlay.apply(layer, vec![Change::Put(Arc::clone(object))]).len()
+    fn put(overlay: &mut Overlay, layer: usize, object: &Arc<Object>) -> (String, Arc<Object>) {
+        match &overlay.apply(layer, vec![Change::Put(Arc::clone(object))])[..] {
+            [Change::Put(o)] => (o.origin.file.to_string(), Arc::clone(o)),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn the_later_source_counts_in_whatever_order_they_speak() {
-        let (written, completed) = (service(""), service("10.0.0.1"));
+    fn the_later_content_counts_at_the_earlier_place_in_whatever_order_they_speak() {
+        let (written, completed) = (service("user.yaml", ""), service("state.json", "10.0.0.1"));
         let mut overlay = Overlay::new(2);
-        assert_eq!(put(&mut overlay, 0, &written), 1);
-        assert_eq!(put(&mut overlay, 1, &completed), 1);
-        assert_eq!(put(&mut overlay, 0, &written), 0, "hidden by the later one");
+        assert_eq!(put(&mut overlay, 1, &completed).0, "state.json");
+        for (layer, object) in [(0, &written), (1, &completed), (0, &written)] {
+            let (file, whole) = put(&mut overlay, layer, object);
+            assert_eq!(file, "user.yaml");
+            assert!(whole.same_content(&completed));
+        }
 
         let back = overlay.apply(1, vec![Change::Delete(completed.key())]);
         assert!(
@@ -94,6 +106,7 @@ mod tests {
         );
         let gone = overlay.apply(0, vec![Change::Delete(written.key())]);
         assert!(matches!(&gone[..], [Change::Delete(_)]), "{gone:?}");
+        assert!(overlay.apply(0, vec![Change::Delete(written.key())]).is_empty());
         assert!(matches!(
             &overlay.apply(0, vec![Change::Synced])[..],
             [Change::Synced]

@@ -78,7 +78,7 @@ impl Store {
         self.objects.values()
     }
 
-    /// What is wrong with the files.
+    /// What is wrong with the files, each by itself.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.values().flatten()
     }

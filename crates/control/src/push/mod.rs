@@ -152,7 +152,7 @@ fn publish(
     );
 }
 
-/// Says what is newly found, once.
+/// Says what is newly found, once, and which files are in order again.
 fn tell(told: &mut BTreeSet<Finding>, snapshot: &Snapshot, plane: &ControlPlane) {
     let now: BTreeSet<Finding> = snapshot
         .findings
@@ -161,11 +161,16 @@ fn tell(told: &mut BTreeSet<Finding>, snapshot: &Snapshot, plane: &ControlPlane)
         .chain(plane.findings())
         .collect();
     for finding in now.difference(told) {
+        let code = finding.code.id;
         match finding.level {
-            Level::Error => tracing::error!("{finding}"),
-            Level::Warning => tracing::warn!("{finding}"),
-            Level::Info => tracing::info!("{finding}"),
+            Level::Error => tracing::error!(code, "{finding}"),
+            Level::Warning => tracing::warn!(code, "{finding}"),
+            Level::Info => tracing::info!(code, "{finding}"),
         }
+    }
+    let files = |of: &BTreeSet<Finding>| of.iter().map(|f| Arc::clone(&f.file)).collect::<BTreeSet<_>>();
+    for file in files(told).difference(&files(&now)).filter(|f| !f.is_empty()) {
+        tracing::info!(%file, "in order again");
     }
     *told = now;
 }

@@ -61,7 +61,7 @@ pub fn service(object: &Object, kube: &KubeService, mesh: &Mesh) -> Option<MeshS
         .collect();
     let export_to = meta.annotations.get(EXPORT_TO_ANNOTATION).map(|text| {
         let names: Vec<String> = text.split(',').map(|s| s.trim().to_owned()).collect();
-        export_to(&names, &meta.namespace)
+        export_to(&names, &mesh.services_export_to, &meta.namespace)
     });
     Some(MeshService {
         declared: Arc::from(format!("{} {}", object.key(), object.origin)),
@@ -100,8 +100,10 @@ pub fn service(object: &Object, kube: &KubeService, mesh: &Mesh) -> Option<MeshS
     })
 }
 
-/// Reads `exportTo`: `.` is the object's own namespace, `*` everyone, `~` nobody.
-pub fn export_to(names: &[String], namespace: &str) -> ExportTo {
+/// Reads `exportTo`: `.` is the object's own namespace, `*` everyone, `~` nobody. `default` holds where
+/// nothing is said.
+pub fn export_to(names: &[String], default: &[String], namespace: &str) -> ExportTo {
+    let names = if names.is_empty() { default } else { names };
     if names.is_empty() || names.iter().any(|n| n == "*") {
         return ExportTo::All;
     }

@@ -32,6 +32,9 @@ pub fn add_peers(
                     .entry(key.clone())
                     .or_insert_with(|| from_peer(told, cluster.as_str())),
             };
+            if mesh.cluster_local.iter().any(|h| h.covers(&key.host)) {
+                continue;
+            }
             let renamed = told.endpoints.iter().map(|e| renamed(e, told, merged));
             endpoints.entry(key.clone()).or_default().extend(renamed);
         }

@@ -93,7 +93,7 @@ pub fn services(
                 headless: false,
                 resolution,
                 labels: object.meta.labels.clone(),
-                export_to: export_to(&entry.export_to, namespace),
+                export_to: export_to(&entry.export_to, &mesh.services_export_to, namespace),
                 subject_alt_names: entry
                     .subject_alt_names
                     .iter()

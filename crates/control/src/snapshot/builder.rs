@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use isthmus_api::analyze::{self, Elsewhere, analyze_within};
 use isthmus_api::finding::Finding;
 use isthmus_api::{Kind, codes, mesh_config};
 use isthmus_dns::{VipAllocator, VipState};
-use isthmus_model::EndpointAddress;
+use isthmus_model::{EndpointAddress, TrustDomain};
 
 use super::config::Config;
 use super::{Aside, Snapshot};
+use crate::authority;
 use crate::ingest::store::Store;
 use crate::member::PeerState;
 use crate::mesh::{Identity, Mesh};
@@ -25,6 +27,14 @@ pub struct Builder {
     vips: VipAllocator,
     state_file: Option<PathBuf>,
     before: Option<Arc<Snapshot>>,
+    /// What the analysis of all objects together found.
+    analysis: Vec<Finding>,
+    /// What is wrong with Secret `cacerts`.
+    authority: Option<Finding>,
+    /// Identities are of this trust domain until the next start.
+    trust_domain: Option<TrustDomain>,
+    /// What counts only after a restart.
+    restart: Option<Finding>,
 }
 
 /// What has changed since the last snapshot.
@@ -85,6 +95,10 @@ impl Builder {
             vips,
             state_file,
             before: None,
+            analysis: Vec::new(),
+            authority: None,
+            trust_domain: None,
+            restart: None,
         }
     }
 
@@ -104,7 +118,7 @@ impl Builder {
         let mesh = match before {
             Some(before) if !mesh_dirty => Arc::clone(&before.mesh),
             _ => {
-                let mesh = read_mesh(store, &self.identity, &mut Vec::new());
+                let mesh = self.read_mesh(store);
                 match before {
                     Some(before) => keep(mesh, &before.mesh),
                     None => Arc::new(mesh),
@@ -144,6 +158,17 @@ impl Builder {
             }
         };
         findings.extend(registry.findings.iter().cloned());
+        let same_services = before.is_some_and(|b| Arc::ptr_eq(&b.registry.services, &registry.services));
+        if dirty.touches(analyze::KINDS) || !same_services {
+            self.analysis = self.analyze(store, &registry, peers);
+        }
+        findings.extend(self.analysis.iter().cloned());
+        if dirty.touches(&[Kind::Secret]) || mesh_changed {
+            let written = authority::secret(&config, &mesh.root_namespace);
+            self.authority = written.and_then(authority::finding);
+        }
+        findings.extend(self.authority.clone());
+        findings.extend(self.restart.clone());
         findings.sort();
         findings.dedup();
 
@@ -164,6 +189,58 @@ impl Builder {
         });
         self.before = Some(Arc::clone(&snapshot));
         snapshot
+    }
+
+    /// What the objects of all sources show together, among what other clusters have.
+    fn analyze(&self, store: &Store, registry: &Registry, peers: &PeerState) -> Vec<Finding> {
+        let objects: Vec<_> = store
+            .objects()
+            .filter(|o| analyze::KINDS.contains(&o.kind))
+            .cloned()
+            .collect();
+        let mut elsewhere = Elsewhere {
+            incomplete: peers.members.len() < self.peer_addresses.len(),
+            ..Elsewhere::default()
+        };
+        for service in registry.services.values() {
+            let ports: Vec<u16> = service.service.ports.iter().map(|p| p.number).collect();
+            for host in std::iter::once(service.host()).chain(&service.aliases) {
+                elsewhere.hosts.insert(host.clone(), ports.clone());
+            }
+        }
+        analyze_within(&objects, &elsewhere)
+    }
+
+    /// The mesh's settings now. The trust domain of the start stays in force: the authority, the proofs of
+    /// identity and the links to peers have it, and names of another would match no certificate.
+    fn read_mesh(&mut self, store: &Store) -> Mesh {
+        let mut mesh = read_mesh(store, &self.identity, &mut Vec::new());
+        let began = self.trust_domain.get_or_insert_with(|| mesh.trust_domain.clone());
+        self.restart = None;
+        if *began != mesh.trust_domain {
+            let finding = Finding::new(
+                &codes::RESTART_REQUIRED,
+                format!(
+                    "meshConfig.trustDomain is {} now; {began} stays in force until the control plane is started again",
+                    mesh.trust_domain
+                ),
+                "restart the control plane, with the old trust domain among trustDomainAliases until every \
+                 certificate is renewed",
+            );
+            let map = store.object(
+                Kind::ConfigMap,
+                &self.identity.root_namespace,
+                mesh_config::CONFIG_MAP,
+            );
+            self.restart = Some(match map {
+                Some(object) => finding
+                    .at(&object.origin.file, object.positions.line("data.mesh"))
+                    .about(object.key()),
+                None => finding,
+            });
+            mesh.trust_domain = began.clone();
+        }
+        mesh
     }
 
     /// Kept before the addresses are used, so that none is ever given twice.

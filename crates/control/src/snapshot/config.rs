@@ -90,23 +90,25 @@ impl Config {
             store,
             |s, ns| s.hosts.iter().filter_map(|h| qualified(h, ns)).collect(),
             |s| &s.export_to,
+            &mesh.virtual_services_export_to,
         );
         let destination_rules = read::<DestinationRule>(
             store,
             |s, ns| qualified(&s.host, ns).into_iter().collect(),
             |s| &s.export_to,
+            &mesh.destination_rules_export_to,
         );
-        let mut authorization = read::<AuthorizationPolicy>(store, |_, _| Vec::new(), |_| &[]);
+        let mut authorization = read::<AuthorizationPolicy>(store, |_, _| Vec::new(), |_| &[], &[]);
         authorization
             .sort_by(|a, b| (a.namespace(), &a.object.meta.name).cmp(&(b.namespace(), &b.object.meta.name)));
         Self {
             virtual_services,
             destination_rules,
-            gateways: read::<Gateway>(store, |_, _| Vec::new(), |_| &[]),
-            sidecars: read::<Sidecar>(store, |_, _| Vec::new(), |_| &[]),
+            gateways: read::<Gateway>(store, |_, _| Vec::new(), |_| &[], &[]),
+            sidecars: read::<Sidecar>(store, |_, _| Vec::new(), |_| &[], &[]),
             authorization,
             authentication: PeerAuthentications::read(store, &mesh.root_namespace),
-            secrets: read::<Secret>(store, |_, _| Vec::new(), |_| &[]),
+            secrets: read::<Secret>(store, |_, _| Vec::new(), |_| &[], &[]),
         }
     }
 
@@ -173,24 +175,17 @@ fn read<T: Typed>(
     store: &Store,
     hosts: impl Fn(&T, &str) -> Vec<Hostname>,
     export: impl Fn(&T) -> &[String],
+    default_export: &[String],
 ) -> Vec<Written<T>> {
     let mut all: Vec<Written<T>> = store
         .iter::<T>()
         .map(|(object, spec)| Written {
             hosts: hosts(spec, &object.meta.namespace),
-            export_to: export_to(export(spec), &object.meta.namespace),
+            export_to: export_to(export(spec), default_export, &object.meta.namespace),
             object: Arc::clone(object),
             spec: Arc::clone(spec),
         })
         .collect();
-    all.sort_by(|a, b| age(&a.object).cmp(&age(&b.object)));
+    all.sort_by(|a, b| a.object.age().cmp(&b.object.age()));
     all
-}
-
-fn age(object: &Object) -> (&str, &str, &str) {
-    (
-        &object.meta.creation_timestamp,
-        &object.meta.name,
-        &object.meta.namespace,
-    )
 }

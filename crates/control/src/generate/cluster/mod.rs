@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_api::istio::DestinationRule;
-use isthmus_api::istio::destination_rule::ClientTlsMode;
+use isthmus_api::istio::destination_rule::{ClientTlsMode, ConnectionPoolSettings};
 use isthmus_model::{ClusterName, Port, Protocol, Resolution, ServiceOrigin, SpiffeId};
 use isthmus_xds::envoy::cluster::Cluster;
 use isthmus_xds::envoy::cluster::UpstreamConnectionOptions;
@@ -99,7 +99,7 @@ pub fn outbound(inputs: &Inputs) -> Option<Cluster> {
     if port.protocol.is_http() {
         notice_silence(&mut cluster, &inputs.mesh);
     }
-    let (http2, downstream) = protocol(&mut cluster, port.protocol, &policy);
+    let (http2, downstream) = protocol(&mut cluster, port.protocol, &policy, &inputs.mesh);
     security(&mut cluster, inputs, port, &policy, http2, downstream);
     cluster.metadata = metadata(inputs, &policy);
     Some(cluster)
@@ -141,8 +141,8 @@ fn discovery(cluster: &mut Cluster, inputs: &Inputs, policy: &Policy) {
 }
 
 /// Sets the HTTP version; whether it is HTTP/2, and whether it is the caller's.
-fn protocol(cluster: &mut Cluster, protocol: Protocol, policy: &Policy) -> (bool, bool) {
-    let http2 = protocol.is_http2() || (protocol == Protocol::Http && policy.upgrades());
+fn protocol(cluster: &mut Cluster, protocol: Protocol, policy: &Policy, mesh: &Mesh) -> (bool, bool) {
+    let http2 = protocol.is_http2() || (protocol == Protocol::Http && policy.upgrades(mesh));
     let downstream = protocol == Protocol::Auto || (protocol.is_http() && policy.keeps_protocol());
     if !protocol.is_http() && protocol != Protocol::Auto {
         return (false, false);
@@ -400,8 +400,16 @@ pub fn inbound(
     endpoint: Option<core::Address>,
     mesh: &Mesh,
     service: Option<&MeshService>,
+    pool: Option<&ConnectionPoolSettings>,
 ) -> Cluster {
     let mut cluster = to_application(ClusterName::inbound(port).to_string(), mesh);
+    if let Some(pool) = pool {
+        Policy {
+            pool: Some(pool.clone()),
+            ..Policy::default()
+        }
+        .apply_pool(&mut cluster, mesh);
+    }
     if let Some(address) = endpoint {
         use isthmus_xds::envoy::endpoint as e;
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));

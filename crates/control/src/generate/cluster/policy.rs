@@ -89,10 +89,12 @@ impl Policy {
     }
 
     /// Whether HTTP/1.1 becomes HTTP/2.
-    pub fn upgrades(&self) -> bool {
+    pub fn upgrades(&self, mesh: &Mesh) -> bool {
         use isthmus_api::istio::destination_rule::H2UpgradePolicy;
-        self.http()
-            .is_some_and(|h| h.h2_upgrade_policy == H2UpgradePolicy::Upgrade)
+        match self.http().map(|h| h.h2_upgrade_policy).unwrap_or_default() {
+            H2UpgradePolicy::Default => mesh.upgrades_to_h2,
+            said => said == H2UpgradePolicy::Upgrade,
+        }
     }
 
     /// Whether the caller's HTTP version is kept.
@@ -199,7 +201,8 @@ impl Policy {
         })
     }
 
-    fn apply_pool(&self, cluster: &mut envoy::Cluster, mesh: &Mesh) {
+    /// Limits of connections and requests.
+    pub(super) fn apply_pool(&self, cluster: &mut envoy::Cluster, mesh: &Mesh) {
         let limit = |said: Option<i32>| {
             wire::uint(
                 said.filter(|n| *n > 0)
@@ -223,7 +226,8 @@ impl Policy {
             .and_then(|t| t.connect_timeout)
             .map_or(mesh.connect_timeout, |d| *d);
         cluster.connect_timeout = wire::duration(connect);
-        if let Some(keepalive) = tcp.and_then(|t| t.tcp_keepalive.as_ref()) {
+        let said = tcp.and_then(|t| t.tcp_keepalive.as_ref());
+        if let Some(keepalive) = said.or(mesh.tcp_keepalive.as_ref()) {
             let seconds = |d: &isthmus_api::Duration| isthmus_xds::envoy::google::protobuf::UInt32Value {
                 value: u32::try_from(d.as_secs().max(1)).unwrap_or(u32::MAX),
             };

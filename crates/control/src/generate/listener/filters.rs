@@ -108,6 +108,10 @@ pub fn http(
         }),
         http_filters: http_filters(context, facing, rbac),
         use_remote_address: wire::boolean(facing == Facing::Gateway),
+        xff_num_trusted_hops: match facing {
+            Facing::Gateway => context.mesh().trusted_proxies,
+            Facing::Outbound | Facing::Inbound => 0,
+        },
         forward_client_cert_details: forward as i32,
         set_current_client_cert_details: (facing != Facing::Outbound).then(|| SetCurrentClientCertDetails {
             subject: wire::boolean(true),

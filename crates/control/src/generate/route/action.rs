@@ -26,6 +26,7 @@ use isthmus_xds::envoy::route::{
 
 use super::matches;
 use crate::generate::wire;
+use crate::mesh::Mesh;
 
 /// Istio's conditions for a retry; 503 only where the user lists it.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled";
@@ -34,6 +35,8 @@ const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled";
 pub trait Destinations {
     /// The cluster's name.
     fn cluster(&self, destination: &Destination) -> String;
+    /// The mesh's settings.
+    fn mesh(&self) -> &Mesh;
     /// Hash policies for it.
     fn hash(&self, destination: &Destination) -> Vec<route_action::HashPolicy>;
 }
@@ -56,11 +59,15 @@ pub struct Parts {
 }
 
 /// A route to one cluster with Istio's defaults.
-pub fn forward(cluster: String, hash: Vec<route_action::HashPolicy>) -> RouteAction {
+pub fn forward(
+    cluster: String,
+    hash: Vec<route_action::HashPolicy>,
+    retries: Option<RetryPolicy>,
+) -> RouteAction {
     RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         timeout: wire::duration(Duration::ZERO),
-        retry_policy: Some(default_retries()),
+        retry_policy: retries,
         hash_policy: hash,
         ..Default::default()
     }
@@ -122,7 +129,7 @@ fn forwarding(
     to: &dyn Destinations,
     host: Option<String>,
 ) -> RouteAction {
-    let mut action = forward(String::new(), Vec::new());
+    let mut action = forward(String::new(), Vec::new(), retries(to.mesh()));
     let taken: Vec<_> = match rule.route.as_slice() {
         [only] => vec![only],
         several => several.iter().filter(|d| d.weight > 0).collect(),
@@ -222,8 +229,15 @@ fn mirrors(rule: &HttpRoute, to: &dyn Destinations) -> Vec<route_action::Request
     single.into_iter().chain(listed).collect()
 }
 
-/// Retries of routes that say nothing about them.
-pub fn default_retries() -> RetryPolicy {
+/// Retries of routes that say nothing about them: the mesh's, else Istio's default.
+pub fn retries(mesh: &Mesh) -> Option<RetryPolicy> {
+    match &mesh.retries {
+        Some(written) => retry(written),
+        None => Some(default_retries()),
+    }
+}
+
+fn default_retries() -> RetryPolicy {
     RetryPolicy {
         retry_on: RETRY_ON.to_owned(),
         num_retries: wire::uint(2),

@@ -167,7 +167,11 @@ pub fn default_route(context: &Context<'_>, service: &MeshService, port: u16) ->
         name: "default".to_owned(),
         r#match: Some(matches::everything()),
         metadata: wire::because(&service.declared),
-        action: Some(Action::Route(action::forward(name.to_string(), hash))),
+        action: Some(Action::Route(action::forward(
+            name.to_string(),
+            hash,
+            action::retries(context.mesh()),
+        ))),
         ..Default::default()
     }
 }
@@ -235,13 +239,13 @@ fn others(policy: OutboundPolicy) -> VirtualHost {
 
 /// The inline table of an inbound HTTP port.
 pub fn inbound(cluster: String, port: u16, host: Option<&Hostname>) -> RouteConfiguration {
-    let mut action = action::forward(cluster.clone(), Vec::new());
     // What never reached the application may be tried again; nothing else, since the caller retries.
-    action.retry_policy = Some(envoy::RetryPolicy {
+    let retries = envoy::RetryPolicy {
         retry_on: "reset-before-request".to_owned(),
         num_retries: wire::uint(2),
         ..Default::default()
-    });
+    };
+    let action = action::forward(cluster.clone(), Vec::new(), Some(retries));
     let decorator = host.map(|h| envoy::Decorator {
         operation: format!("{h}:{port}/*"),
         propagate: None,

@@ -10,6 +10,7 @@ use super::action::{self, Destinations};
 use super::matches;
 use crate::generate::context::Context;
 use crate::generate::wire;
+use crate::mesh::Mesh;
 use crate::snapshot::config::Written;
 
 /// Where the rules of a VirtualService are applied.
@@ -93,6 +94,10 @@ impl Destinations for Seen<'_, '_> {
     fn cluster(&self, destination: &Destination) -> String {
         self.name(destination)
             .map_or_else(|| super::super::cluster::BLACK_HOLE.to_owned(), |n| n.to_string())
+    }
+
+    fn mesh(&self) -> &Mesh {
+        self.context.mesh()
     }
 
     fn hash(&self, destination: &Destination) -> Vec<HashPolicy> {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isthmus_api::finding::{Finding, Level};
+use isthmus_api::finding::Finding;
 use isthmus_api::source::{Change, Sink, Source, SourceError, SourceFuture};
 use isthmus_api::{codes, load, parse};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -92,7 +92,6 @@ async fn watch(dir: PathBuf, kept: Option<Kept>, mut sink: Box<dyn Sink>) -> Res
             return Ok(());
         };
         state = returned;
-        log(&step.changes, &state.told);
         state.remember(&step.changes);
         if !step.changes.is_empty() && !sink.send(step.changes) {
             return Ok(());
@@ -122,7 +121,7 @@ struct State {
     kept: Option<Kept>,
     /// Whether the directory has been read once.
     listed: bool,
-    /// Findings in force, so that each is logged once.
+    /// Findings in force, so that each is told once.
     told: BTreeMap<Arc<str>, Vec<Finding>>,
 }
 
@@ -255,26 +254,6 @@ fn stamps(dir: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
         }
     }
     Ok(stamps)
-}
-
-/// Writes what is new to the log, each finding once.
-fn log(changes: &[Change], told: &BTreeMap<Arc<str>, Vec<Finding>>) {
-    for change in changes {
-        let Change::Findings { scope, findings } = change else {
-            continue;
-        };
-        let before = told.get(scope).map_or(&[][..], Vec::as_slice);
-        for finding in findings.iter().filter(|f| !before.contains(f)) {
-            match finding.level {
-                Level::Error => tracing::error!(code = finding.code.id, "{finding}"),
-                Level::Warning => tracing::warn!(code = finding.code.id, "{finding}"),
-                Level::Info => tracing::debug!(code = finding.code.id, "{finding}"),
-            }
-        }
-        if findings.is_empty() && !before.is_empty() {
-            tracing::info!(file = %scope, "in order again");
-        }
-    }
 }
 
 /// The system's reports about one directory, as long as it is the same directory.

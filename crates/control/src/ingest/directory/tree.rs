@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_api::finding::{Finding, Level};
+use isthmus_api::finding::Finding;
 use isthmus_api::object::{Object, ObjectKey};
 use isthmus_api::source::Change;
-use isthmus_api::{Parsed, analyze, codes, parse::duplicate};
+use isthmus_api::{Parsed, codes, parse::duplicate};
 
 /// What a file turned out to be.
 #[derive(Debug)]
@@ -36,9 +36,6 @@ struct File {
     /// What is wrong with the file itself.
     findings: Vec<Finding>,
 }
-
-/// Scope of the findings that several files together cause.
-const TOGETHER: &str = "analysis";
 
 impl Tree {
     /// Takes in files that were read together; what changed by that.
@@ -92,14 +89,9 @@ impl Tree {
                 (None, None) => {}
             }
         }
-        let objects_changed = !changes.is_empty();
         for file in files {
             let findings = self.findings_of(&file);
             self.tell(file, findings, &mut changes);
-        }
-        if objects_changed {
-            let together = self.together();
-            self.tell(Arc::from(TOGETHER), together, &mut changes);
         }
         changes
     }
@@ -172,19 +164,6 @@ impl Tree {
                 findings.push(duplicate(object, key, &winner.origin));
             }
         }
-        findings
-    }
-
-    /// What is certain to be wrong between objects of one cluster. A host that nothing here declares may
-    /// live in another cluster, which is not for this place to say.
-    fn together(&self) -> Vec<Finding> {
-        let objects: Vec<Arc<Object>> = self
-            .claims
-            .values()
-            .filter_map(|c| c.values().next().cloned())
-            .collect();
-        let mut findings = analyze(&objects);
-        findings.retain(|f| f.level == Level::Error || f.code == &codes::DUPLICATE_HOST);
         findings
     }
 
@@ -291,22 +270,5 @@ mod tests {
             ["put x from a", "findings b ISM0005"]
         );
         assert_eq!(see(&mut tree, &[("a", None)]), ["put x from b", "findings b "]);
-    }
-
-    #[test]
-    fn hosts_that_two_files_claim_are_told_and_taken_back() {
-        let service = |name: &str| {
-            format!(
-                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\n\
-                 spec: {{hosts: [a.com], http: [{{route: [{{destination: {{host: b.com}}}}]}}]}}\n"
-            )
-        };
-        let mut tree = Tree::default();
-        see(&mut tree, &[("a", Some(&service("x")))]);
-        assert_eq!(
-            see(&mut tree, &[("b", Some(&service("y")))]),
-            ["put y from b", "findings analysis IST0109"]
-        );
-        assert_eq!(see(&mut tree, &[("b", None)]), ["delete y", "findings analysis "]);
     }
 }
