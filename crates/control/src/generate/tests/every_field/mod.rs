@@ -155,11 +155,13 @@ fn take_away(value: &mut Value, steps: &[&str]) -> bool {
     match value {
         Value::Array(items) => items
             .iter_mut()
-            .fold(false, |any, item| take_away(item, steps) || any),
+            .map(|item| take_away(item, steps))
+            .fold(false, std::ops::BitOr::bitor),
         Value::Object(fields) if rest.is_empty() => fields.remove(*first).is_some(),
         Value::Object(fields) if *first == "*" => fields
             .values_mut()
-            .fold(false, |any, inner| take_away(inner, rest) || any),
+            .map(|inner| take_away(inner, rest))
+            .fold(false, std::ops::BitOr::bitor),
         Value::Object(fields) => fields.get_mut(*first).is_some_and(|inner| take_away(inner, rest)),
         _ => false,
     }
