@@ -4,7 +4,7 @@
 //! before the cluster's own configuration has been read; a peer is never waited for.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
