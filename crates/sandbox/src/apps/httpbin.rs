@@ -1,6 +1,7 @@
 //! `httpbin`: the endpoints of httpbin.org that people use to look at a request or to provoke an answer.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -36,18 +37,24 @@ httpbin, as far as people use it
   /bearer                          401 without a token
   /websocket                       sends messages back
   /hostname                        who answers
+  /failing/CODE /failing/off       this pod answers everything else with that status, or no longer
 ";
 
 /// The sample.
 #[derive(Debug)]
 pub struct Httpbin {
     me: Identity,
+    /// Status of every answer while it fails on purpose; 0: it does not.
+    failing: AtomicU16,
 }
 
 impl Httpbin {
     /// An httpbin that says it is `me`.
     pub fn new(me: Identity) -> Self {
-        Self { me }
+        Self {
+            me,
+            failing: AtomicU16::new(0),
+        }
     }
 }
 
@@ -56,6 +63,12 @@ impl App for Httpbin {
         let path = request.uri().path().to_owned();
         let mut parts = path.trim_start_matches('/').split('/');
         let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        if first == "failing" {
+            return self.fail(second);
+        }
+        if let Ok(code) = StatusCode::from_u16(self.failing.load(Ordering::Relaxed)) {
+            return web::json(code, &self.me.json());
+        }
         let number = second.and_then(|n| n.parse::<usize>().ok());
         let method = request.method().clone();
         let only = match first {
@@ -124,6 +137,23 @@ impl App for Httpbin {
 }
 
 impl Httpbin {
+    /// Begins to answer with this status, or ends it.
+    fn fail(&self, code: Option<&str>) -> Response {
+        let code = match code {
+            Some("off") => Some(0),
+            code => code
+                .and_then(|c| c.parse::<u16>().ok())
+                .filter(|c| (200..600).contains(c)),
+        };
+        match code {
+            Some(code) => {
+                self.failing.store(code, Ordering::Relaxed);
+                web::json(StatusCode::OK, &self.me.json())
+            }
+            None => web::text(StatusCode::BAD_REQUEST, "write /failing/500 or /failing/off\n"),
+        }
+    }
+
     async fn arrived(&self, request: Request, peer: SocketAddr) -> Response {
         let (head, body) = request.into_parts();
         let body = match web::body(body).await {

@@ -190,6 +190,18 @@ async fn tcp_echoes_and_the_banner_comes_unasked() {
 }
 
 #[tokio::test]
+async fn httpbin_fails_when_it_is_told_to() {
+    let bin = start(httpbin::Httpbin::new(eu("httpbin-1", "v1")));
+    assert_eq!(get(&bin, "/failing/500", &[]).await.0, StatusCode::OK);
+    let (status, body) = get(&bin, "/get", &[]).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(body.contains("httpbin-1"), "{body}");
+    assert_eq!(get(&bin, "/failing/no", &[]).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(get(&bin, "/failing/off", &[]).await.0, StatusCode::OK);
+    assert_eq!(get(&bin, "/get", &[]).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn httpbin_answers_as_people_know_it() {
     let bin = start(httpbin::Httpbin::new(eu("httpbin-1", "v1")));
     let got = get_json(&bin, "/get?a=1&a=2&b=%20x+y").await;
