@@ -223,9 +223,11 @@ pub struct ServiceMetadata {
 /// configurations behave as they do there.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct IsthmusCluster {
-    /// A connection attempt that takes longer than this is raced against another endpoint.
+    /// A connection attempt that takes longer than this, and than three round trips, is raced against another
+    /// endpoint.
     pub connect_hedge: Option<Duration>,
-    /// Unacknowledged data older than this closes an upstream connection (`TCP_USER_TIMEOUT`).
+    /// Unacknowledged data older than this, with eight round trips on top, closes an upstream connection; see
+    /// `upstream::silence`.
     pub unacked_timeout: Option<Duration>,
     /// Eject on failures of local origin alone; a status never ejects.
     pub local_origin_only: bool,

@@ -4,19 +4,22 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::StatusCode;
 
 use crate::config::cluster::Discovery;
 use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
-use crate::upstream::connect::ConnectError;
+use crate::upstream::connect::{ConnectError, unreachable};
 use crate::upstream::gateway;
-use crate::upstream::host::hedge_after;
 use crate::upstream::pool::{Lease, Wire, acquire, redial};
+use crate::upstream::silence::{be_patient, hedge_after};
 use crate::upstream::{Busy, ClusterState, Evidence, Host, PickContext};
 use crate::worker::Worker;
 
+use super::body::OutgoingBody;
 use super::grpc;
 use super::headers::{self, ATTEMPT_COUNT, EXPECTED_TIMEOUT, NOT_DELIVERED, ORIGINAL_HOST};
 use super::limits::Late;
@@ -33,6 +36,8 @@ const MOST_STALE: u32 = 8;
 pub enum Failure {
     /// No connection.
     Connect(ConnectError),
+    /// Everybody was tried side by side and nobody answered: another round would be the same.
+    Unreachable(ConnectError),
     /// A connection, but no answer.
     Broken(Broken),
     /// A clock ran out.
@@ -48,14 +53,14 @@ impl Failure {
             Self::Connect(error) => Some(Outcome::Connect(error)),
             Self::Broken(broken) => Some(Outcome::Broken(broken)),
             Self::Late(Late::PerTry) => Some(Outcome::PerTryTimeout),
-            Self::Late(_) | Self::Unsendable => None,
+            Self::Unreachable(_) | Self::Late(_) | Self::Unsendable => None,
         }
     }
 
     /// The answer the downstream gets.
     pub fn reply(&self, retried: bool) -> LocalReply {
         match self {
-            Self::Connect(error) => LocalReply::no_connection(error, retried),
+            Self::Connect(error) | Self::Unreachable(error) => LocalReply::no_connection(error, retried),
             Self::Broken(broken) => LocalReply::broken(broken, retried),
             Self::Late(Late::PerTry) => LocalReply::timeout("upstream_per_try_timeout"),
             Self::Late(Late::Whole) => LocalReply::timeout("response_timeout"),
@@ -154,7 +159,14 @@ pub struct Attempts<'a> {
     pub tried: Vec<Rc<Host>>,
     /// A byte of the request may have reached an upstream.
     pub delivered: bool,
+    /// It may be sent again when its connection falls silent.
+    pub movable: bool,
+    /// Sending it twice might do something twice (RFC 9110 9.2.1).
+    pub once: bool,
 }
+
+/// Somebody who may win the race for a connection.
+type Contender = LocalBoxFuture<'static, (Rc<Host>, Result<Lease, ConnectError>)>;
 
 impl Attempts<'_> {
     /// One attempt: a host, a connection, the request, the head of the answer.
@@ -169,11 +181,11 @@ impl Attempts<'_> {
             let authority: Option<Rc<str>> = Some(Rc::from(down.head.authority.as_str()));
             let (host, lease) = match self.lease(authority).await {
                 Ok(leased) => leased,
-                Err(error) => {
+                Err(failure) => {
                     if let Some(host) = self.tried.last() {
                         record.attempt(host, None);
                     }
-                    return Err(Failure::Connect(error));
+                    return Err(failure);
                 }
             };
             record.attempt(&host, Some(&lease));
@@ -211,19 +223,15 @@ impl Attempts<'_> {
             let busy = Busy::at(&host);
             // From here on somebody else may have seen the request.
             let delivered = std::mem::replace(&mut self.delivered, true);
-            match Upstream::send(lease, request).await {
+            match self.send(&host, lease, request).await {
                 Ok(upstream) => return Ok((upstream, busy)),
-                Err((Broken::NotSent, _)) if stale < MOST_STALE && down.body.can_replay() => {
+                Err(Broken::NotSent) if stale < MOST_STALE && down.body.can_replay() => {
                     // The pooled connection had gone before a byte was written: take another, same host or not.
                     stale += 1;
                     self.delivered = delivered;
                     self.tried.retain(|t| !Rc::ptr_eq(t, &host));
                 }
-                Err((broken, _)) => {
-                    if matches!(broken, Broken::Unacknowledged) {
-                        // Its other connections lead into the same silence: the next request dials anew.
-                        host.pool.drain();
-                    }
+                Err(broken) => {
                     // Behind a gateway's address it was one replica or one pod; whether the gateway is
                     // there at all is for the next dial to say.
                     if !matches!(broken, Broken::Downstream) && host.gateway().is_none() {
@@ -235,68 +243,121 @@ impl Attempts<'_> {
         }
     }
 
-    /// A host and a connection. A host that takes long to connect is raced against another.
-    async fn lease(&mut self, authority: Option<Rc<str>>) -> Result<(Rc<Host>, Lease), ConnectError> {
-        let first = self.pick()?;
+    /// Sends the request. One that may be sent again leaves a connection that falls silent, when there is
+    /// somewhere to go.
+    async fn send(
+        &self,
+        host: &Rc<Host>,
+        lease: Lease,
+        request: http::Request<OutgoingBody>,
+    ) -> Result<Upstream, Broken> {
+        if !self.movable {
+            return Upstream::send(lease, request).await;
+        }
+        let (link, sent) = (lease.link().clone(), Instant::now());
+        let mut sending = std::pin::pin!(Upstream::send(lease, request));
+        tokio::select! {
+            biased;
+            result = sending.as_mut() => return result,
+            () = link.pulse.fell_silent() => {}
+        }
+        let another = |picked: Rc<Host>| match Rc::ptr_eq(&picked, host) {
+            // Behind a gateway's address there may be another replica: it was heard.
+            true => host.gateway().is_some() && host.heard_since(sent),
+            false => !picked.is_silent(),
+        };
+        match self.pick().is_ok_and(another) {
+            true => Err(Broken::Unacknowledged),
+            false => sending.await,
+        }
+    }
+
+    /// A host and a connection. One that takes long to connect is raced; nothing is sent before somebody
+    /// has won.
+    async fn lease(&mut self, authority: Option<Rc<str>>) -> Result<(Rc<Host>, Lease), Failure> {
+        let started = Instant::now();
+        let first = self.pick().map_err(Failure::Connect)?;
         self.tried.push(first.clone());
-        let get = |host: &Rc<Host>| {
-            let (cx, cluster, host, authority) = (
-                self.cx.clone(),
-                self.cluster.clone(),
-                host.clone(),
-                authority.clone(),
-            );
-            let wire = self.wire;
-            Box::pin(async move { acquire(&cx, &cluster, &host, wire, authority).await })
-        };
-        let mut racing = get(&first);
+        let mut running = self.contend(&first, &authority);
         let fixed = matches!(self.cluster.config.discovery, Discovery::OriginalDst { .. });
-        let Some(after) = hedge_after(self.cluster.config.isthmus.connect_hedge).filter(|_| !fixed) else {
-            return racing.await.map(|l| (first, l));
+        let Some(hedge) = self.cluster.config.isthmus.connect_hedge.filter(|_| !fixed) else {
+            let (host, result) = running.await;
+            return result.map(|lease| (host, lease)).map_err(Failure::Connect);
         };
-        let (started, mut redials) = (Instant::now(), 0);
-        let other = loop {
-            let may_redial = first.gateway().is_some() && redials < gateway::MOST_REDIALS;
-            match tokio::time::timeout(after, racing.as_mut()).await {
-                // The balancer in front of a gateway may lead to another of its replicas.
-                Ok(Err(error)) if may_redial && error.is_local_failure() => {
-                    redials += 1;
-                    racing = get(&first);
-                    continue;
-                }
-                Ok(result) => return result.map(|l| (first, l)),
-                Err(_) => {}
+        let race = FuturesUnordered::new();
+        match tokio::time::timeout(hedge_after(hedge, first.rtt()), running.as_mut()).await {
+            Ok((host, Ok(lease))) => return Ok((host, lease)),
+            Ok((_, Err(error))) if first.gateway().is_none() || !error.is_local_failure() => {
+                return Err(Failure::Connect(error));
             }
-            match self.pick() {
-                Ok(other) if !self.tried.iter().any(|t| Rc::ptr_eq(t, &other)) => break other,
-                _ if may_redial => {
-                    redials += 1;
-                    redial(self.cx, self.cluster, &first, self.wire, authority.clone());
+            Ok(_) => {}
+            Err(_) => race.push(running),
+        }
+        self.race(race, started, hedge, authority).await
+    }
+
+    /// Everybody who is left joins the race, one after the other; then other replicas behind a gateway's
+    /// address, since the balancer before it may lead to one that answers.
+    async fn race(
+        &mut self,
+        mut race: FuturesUnordered<Contender>,
+        started: Instant,
+        hedge: Duration,
+        authority: Option<Rc<str>>,
+    ) -> Result<(Rc<Host>, Lease), Failure> {
+        let mut raced: Vec<Rc<Host>> = self.tried.last().cloned().into_iter().collect();
+        let mut redials = 0;
+        loop {
+            let gateway = raced.iter().find(|host| host.gateway().is_some());
+            let pause = match (self.pick(), gateway) {
+                (Ok(other), _) if !self.tried.iter().any(|t| Rc::ptr_eq(t, &other)) => {
+                    race.push(self.contend(&other, &authority));
+                    self.tried.push(other.clone());
+                    raced.push(other);
+                    hedge
                 }
-                _ if first.gateway().is_some() => {
-                    let patience = gateway::PATIENCE.min(self.cluster.config.connect_timeout);
-                    return match tokio::time::timeout(patience, racing).await {
-                        Ok(result) => result.map(|l| (first, l)),
-                        Err(_) => {
-                            if first.is_blamed(started) {
-                                self.cluster.note(&first, Evidence::LocalFailure);
-                            }
-                            Err(ConnectError::Timeout(patience))
-                        }
+                (_, Some(gateway)) if redials < gateway::MOST_REDIALS => {
+                    redials += 1;
+                    let apart = hedge_after(hedge / 2, gateway.rtt());
+                    match race.is_empty() {
+                        true => race.push(self.contend(gateway, &authority)),
+                        // Whoever waits there takes the first connection that stands.
+                        false => redial(self.cx, self.cluster, gateway, self.wire, &authority, apart),
+                    }
+                    apart
+                }
+                _ => {
+                    let longest = self.cluster.config.connect_timeout;
+                    return match be_patient(winner(&mut race), &raced, started, longest).await {
+                        Ok(result) => result.map_err(Failure::Connect),
+                        Err(patience) => Err(Failure::Unreachable(unreachable(
+                            self.cluster,
+                            &raced,
+                            started,
+                            patience,
+                        ))),
                     };
                 }
-                _ => return racing.await.map(|l| (first, l)),
+            };
+            match tokio::time::timeout(pause, winner(&mut race)).await {
+                Ok(Ok(won)) => return Ok(won),
+                // All of them failed, at once perhaps: the next joins now.
+                Ok(Err(error)) if raced.iter().all(|host| host.gateway().is_none()) => {
+                    return Err(Failure::Connect(error));
+                }
+                Ok(Err(error)) if redials >= gateway::MOST_REDIALS => return Err(Failure::Connect(error)),
+                Ok(Err(_)) | Err(_) => {}
             }
-        };
-        let rival = get(&other);
-        self.tried.push(other.clone());
-        use futures_util::future::{Either, select};
-        match select(racing, rival).await {
-            Either::Left((Ok(lease), _)) => Ok((first, lease)),
-            Either::Right((Ok(lease), _)) => Ok((other, lease)),
-            Either::Left((Err(_), rival)) => rival.await.map(|l| (other, l)),
-            Either::Right((Err(_), racing)) => racing.await.map(|l| (first, l)),
         }
+    }
+
+    fn contend(&self, host: &Rc<Host>, authority: &Option<Rc<str>>) -> Contender {
+        let (cx, cluster, host) = (self.cx.clone(), self.cluster.clone(), host.clone());
+        let (wire, authority, once) = (self.wire, authority.clone(), self.once);
+        Box::pin(async move {
+            let result = acquire(&cx, &cluster, &host, wire, authority, once).await;
+            (host, result)
+        })
     }
 
     fn pick(&self) -> Result<Rc<Host>, ConnectError> {
@@ -307,4 +368,16 @@ impl Attempts<'_> {
         };
         Ok(self.cluster.pick(&context, &self.cx.rng)?)
     }
+}
+
+/// The first to have a connection; the last error when nobody has.
+async fn winner(race: &mut FuturesUnordered<Contender>) -> Result<(Rc<Host>, Lease), ConnectError> {
+    let mut last = ConnectError::Ending;
+    while let Some((host, result)) = race.next().await {
+        match result {
+            Ok(lease) => return Ok((host, lease)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

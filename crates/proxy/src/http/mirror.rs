@@ -40,7 +40,7 @@ async fn send(cx: &Rc<Worker>, name: &str, head: RequestHead, body: &RequestSour
     let host = cluster.pick(&PickContext::default(), &cx.rng).ok()?;
     let wire = wire_of(&cluster.config, &head, false);
     let authority = Some(Rc::from(head.authority.as_str()));
-    let lease = acquire(cx, &cluster, &host, wire, authority).await.ok()?;
+    let lease = acquire(cx, &cluster, &host, wire, authority, false).await.ok()?;
     let request = outgoing(&head, lease.is_http2(), OutgoingBody::Whole(Some(bytes)))?;
     let mut upstream = Upstream::send(lease, request).await.ok()?;
     while let Some(frame) = upstream.frame().await {

@@ -274,12 +274,15 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         expected: None,
         tried: Vec::new(),
         delivered: false,
+        movable: false,
+        once: !down.head.method.is_safe(),
     };
     let (mut upstream, busy) = loop {
         record.count_attempt();
         let number = retries.made() + 1;
         let per_try = retries.per_try_timeout();
         attempts.expected = limits.expected(per_try, number == 1);
+        attempts.movable = retries.may_move(&cluster);
         let attempt = attempts.make(&down, &mut record, number);
         let failure = match limits.within(per_try, &down, attempt).await {
             Ok(Ok((upstream, busy))) => {
@@ -331,7 +334,7 @@ pub async fn serve(cx: Rc<Worker>, connection: Rc<HttpConnection>, mut down: Dow
         if retries.exhausted {
             reply.flags = reply.flags.with(Flags::URX);
         }
-        if let Failure::Connect(error) = &failure
+        if let Failure::Connect(error) | Failure::Unreachable(error) = &failure
             && !matches!(error, ConnectError::Pick(_) | ConnectError::Overflow)
         {
             record.story.upstream.transport_failure = Some(error.transport_failure());

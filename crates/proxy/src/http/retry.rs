@@ -92,6 +92,13 @@ impl<'a> Retries<'a> {
         true
     }
 
+    /// Whether a request whose connection falls silent may go elsewhere without waiting for its end.
+    pub fn may_move(&self, cluster: &ClusterState) -> bool {
+        let broken = Outcome::Broken(&Broken::Unacknowledged);
+        self.policy
+            .is_some_and(|p| self.made < p.retries && self.harmless(p, broken, cluster))
+    }
+
     /// In clusters of our own control plane, a request that changes nothing is also sent again when its
     /// connection broke before the answer: the host may have died with it in its hands.
     fn harmless(&self, policy: &RetryPolicy, outcome: Outcome<'_>, cluster: &ClusterState) -> bool {

@@ -299,10 +299,7 @@ pub enum Broken {
 
 impl Upstream {
     /// Sends a request and waits for the head of the answer.
-    pub async fn send(
-        mut lease: Lease,
-        request: http::Request<OutgoingBody>,
-    ) -> Result<Self, (Broken, Lease)> {
+    pub async fn send(mut lease: Lease, request: http::Request<OutgoingBody>) -> Result<Self, Broken> {
         match lease.send(request).await {
             Ok(mut response) => {
                 let upgrade = Some(hyper::upgrade::on(&mut response));
@@ -314,8 +311,9 @@ impl Upstream {
                     upgrade,
                 })
             }
-            Err(SendError::NotSent(_)) => Err((Broken::NotSent, lease)),
-            Err(SendError::Broken(error)) => Err((classify(&error), lease)),
+            Err(SendError::NotSent(_)) => Err(Broken::NotSent),
+            Err(SendError::Silent) => Err(Broken::Unacknowledged),
+            Err(SendError::Broken(error)) => Err(classify(&error)),
         }
     }
 

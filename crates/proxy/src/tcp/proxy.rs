@@ -48,13 +48,25 @@ pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut dow
     record.connected(&cluster, &host, &established);
     let Established {
         mut stream,
+        watch,
         held: _held,
         ..
     } = established;
-    let copy = both_ways(&mut downstream, &mut stream, proxy.idle_timeout, record.counted());
+    let counted = record.counted();
+    let copy = both_ways(&mut downstream, &mut stream, proxy.idle_timeout, counted);
+    let watched = async {
+        let Some(watch) = watch else {
+            return copy.await;
+        };
+        tokio::select! {
+            biased;
+            ending = copy => ending,
+            () = watch.over_bytes(|| (counted.received.get(), counted.sent.get())) => Ending::UpstreamBroken,
+        }
+    };
     let ending = match proxy.max_duration {
-        Some(longest) => tokio::time::timeout(longest, copy).await.ok(),
-        None => Some(copy.await),
+        Some(longest) => tokio::time::timeout(longest, watched).await.ok(),
+        None => Some(watched.await),
     };
     match ending {
         None => record.flag(Flags::DT),

@@ -15,43 +15,44 @@ macro_rules! flags {
     };
 }
 
+// In the order in which Envoy writes them (`ResponseFlagUtils`).
 flags! {
     /// No healthy upstream host.
     UH = 0;
-    /// Upstream connection failure.
-    UF = 1;
-    /// Upstream overflow (circuit breaking).
-    UO = 2;
-    /// No route configured.
-    NR = 3;
-    /// Upstream retry limit exceeded.
-    URX = 4;
-    /// Upstream cluster not found.
-    NC = 5;
-    /// Maximum duration of the connection or stream reached.
-    DT = 6;
-    /// Downstream connection termination.
-    DC = 7;
     /// Upstream request timeout.
-    UT = 8;
+    UT = 1;
     /// Upstream remote reset.
-    UR = 9;
+    UR = 2;
+    /// Upstream connection failure.
+    UF = 3;
     /// Upstream connection termination.
-    UC = 10;
+    UC = 4;
+    /// Upstream overflow (circuit breaking).
+    UO = 5;
+    /// No route configured.
+    NR = 6;
     /// Delay injected.
-    DI = 11;
+    DI = 7;
     /// Abort injected.
-    FI = 12;
+    FI = 8;
+    /// Unauthorised by an external service.
+    UAEX = 9;
+    /// Downstream connection termination.
+    DC = 10;
+    /// Upstream retry limit exceeded.
+    URX = 11;
     /// Stream idle timeout.
-    SI = 13;
+    SI = 12;
     /// Downstream protocol error.
-    DPE = 14;
+    DPE = 13;
+    /// Maximum duration of the connection or stream reached.
+    DT = 14;
     /// Upstream protocol error.
     UPE = 15;
+    /// Upstream cluster not found.
+    NC = 16;
     /// Overload of the proxy.
-    OM = 16;
-    /// Unauthorised by an external service.
-    UAEX = 17;
+    OM = 17;
 }
 
 impl Flags {
@@ -84,5 +85,21 @@ impl fmt::Display for Flags {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_written_in_the_order_of_envoy() {
+        assert_eq!(Flags::default().to_string(), "-");
+        let (all, urx) = ([Flags::UF, Flags::UC, Flags::UT, Flags::UH], Flags::URX);
+        for flag in all {
+            assert_eq!(urx.with(flag).to_string(), format!("{flag},URX"));
+        }
+        assert_eq!(Flags::FI.with(Flags::DI).to_string(), "DI,FI");
+        assert_eq!(Flags::DC.with(Flags::UC).to_string(), "UC,DC");
     }
 }

@@ -138,6 +138,13 @@ impl ClusterState {
         self.view.take();
     }
 
+    /// A host gave a sign of life.
+    pub fn heard(&self, host: &Host, now: Instant) {
+        if host.hear(now) {
+            self.invalidate();
+        }
+    }
+
     /// Picks a host for one attempt.
     pub fn pick(&self, context: &PickContext<'_>, rng: &Rng) -> Result<Rc<Host>, PickError> {
         if let Discovery::OriginalDst { port_override } = self.config.discovery {

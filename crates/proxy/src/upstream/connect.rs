@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -20,8 +21,10 @@ use crate::tls::originate::{self, AlpnChoice};
 use crate::worker::Worker;
 
 use super::cluster::{ClusterState, Held, PickError};
-use super::host::{Host, SlowMark, bump, hedge_after};
+use super::host::{Host, SlowMark, bump};
 use super::outlier::Evidence;
+use super::silence::{SYN_PATIENCE, Watch, be_patient, hedge_after};
+use super::tcp_info::TcpInfo;
 
 /// Why a connection could not be made. The words go to the log and into the answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +74,8 @@ pub struct Established {
     pub tls: Option<Rc<TlsPeer>>,
     /// Own address.
     pub local: Option<SocketAddr>,
+    /// Notices when the peer falls silent, where the cluster asks for it.
+    pub watch: Option<Watch>,
     /// Counts against the cluster's `max_connections`.
     pub held: Open,
 }
@@ -115,12 +120,13 @@ pub async fn dial(
         let endpoint = host.endpoint();
         let transport = transport_of(&cluster.config.transport, &endpoint);
         let (stream, local) = open(cx, cluster, &endpoint).await?;
+        let watch = stream.as_plain().and_then(|tcp| watch(tcp, cluster, host));
         match (transport, stream) {
-            (None, stream) => Ok((stream, None, local)),
+            (None, stream) => Ok((stream, None, local, watch)),
             (Some(tls), Stream::Tcp(tcp)) => {
                 let (stream, peer) =
                     originate::handshake(cx, tls, tcp, purpose, endpoint.hostname.as_deref()).await?;
-                Ok((stream, Some(peer), local))
+                Ok((stream, Some(peer), local, watch))
             }
             (Some(_), _) => Err(ConnectError::Tls(
                 "TLS over a Unix socket is not supported".to_owned(),
@@ -138,11 +144,12 @@ pub async fn dial(
         marked_when_slow(timed, cluster, host).await
     };
     match result {
-        Ok((stream, tls, local)) => {
+        Ok((stream, tls, local, watch)) => {
+            let now = Instant::now();
             bump(&host.totals.connections);
             bump(&host.totals.connections_active);
-            host.reached.set(Some(Instant::now()));
             host.last_failure.take();
+            cluster.heard(host, now);
             cluster.note(host, Evidence::Connected);
             let held = Open {
                 _held: held,
@@ -152,6 +159,7 @@ pub async fn dial(
                 stream,
                 tls,
                 local,
+                watch,
                 held,
             })
         }
@@ -173,15 +181,39 @@ pub async fn dial(
     }
 }
 
+/// What is measured on a fresh connection, and who looks after it from now on.
+fn watch(tcp: &TcpStream, cluster: &ClusterState, host: &Host) -> Option<Watch> {
+    if let Ok(info) = TcpInfo::of(tcp) {
+        host.measured(info.rtt);
+    }
+    let unacked_timeout = cluster.config.isthmus.unacked_timeout?;
+    // From here on the watch knows better; the kernel's own limit leaves keep-alive its probes.
+    let patience = cluster.config.keepalive.map(|(time, interval, probes)| {
+        let all = time + interval * probes;
+        all.saturating_sub(interval / 2)
+    });
+    if let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(patience) {
+        tracing::debug!(%error, endpoint = %host, "the kernel's limit on silence stays as it was");
+    }
+    match Watch::over(tcp, unacked_timeout) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::debug!(%error, endpoint = %host, "silence will not be noticed on this connection");
+            None
+        }
+    }
+}
+
 /// Runs an attempt; when it takes longer than the cluster's hedge, the host is avoided until it ends.
 async fn marked_when_slow<T>(
     attempt: impl Future<Output = T>,
     cluster: &Rc<ClusterState>,
     host: &Rc<Host>,
 ) -> T {
-    let Some(after) = hedge_after(cluster.config.isthmus.connect_hedge) else {
+    let Some(hedge) = cluster.config.isthmus.connect_hedge else {
         return attempt.await;
     };
+    let after = hedge_after(hedge, host.rtt());
     let mut attempt = std::pin::pin!(attempt);
     if let Ok(result) = tokio::time::timeout(after, attempt.as_mut()).await {
         return result;
@@ -204,33 +236,53 @@ pub async fn dial_hedged(
     tried: &mut Vec<Rc<Host>>,
     pick: impl Fn(&[Rc<Host>]) -> Result<Rc<Host>, PickError>,
 ) -> Result<(Rc<Host>, Established), ConnectError> {
+    let started = Instant::now();
     let first = pick(tried)?;
     tried.push(first.clone());
     let mut racing = Box::pin(spawn_dial(cx, cluster, &first, purpose));
-    let hedge = hedge_after(cluster.config.isthmus.connect_hedge);
-    let mut second = None;
-    if let Some(after) = hedge {
-        match tokio::time::timeout(after, racing.as_mut()).await {
-            Ok(result) => return result.map(|e| (first, e)),
-            Err(_) => {
-                if let Ok(other) = pick(tried)
-                    && !tried.iter().any(|t| Rc::ptr_eq(t, &other))
-                {
-                    tried.push(other.clone());
-                    second = Some((other.clone(), Box::pin(spawn_dial(cx, cluster, &other, purpose))));
-                }
-            }
-        }
-    }
-    let Some((other, rival)) = second else {
+    let Some(hedge) = cluster.config.isthmus.connect_hedge else {
         return racing.await.map(|e| (first, e));
     };
-    match futures_util::future::select(racing, rival).await {
-        futures_util::future::Either::Left((Ok(e), _)) => Ok((first, e)),
-        futures_util::future::Either::Right((Ok(e), _)) => Ok((other, e)),
-        futures_util::future::Either::Left((Err(_), rival)) => rival.await.map(|e| (other, e)),
-        futures_util::future::Either::Right((Err(_), racing)) => racing.await.map(|e| (first, e)),
+    if let Ok(result) = tokio::time::timeout(hedge_after(hedge, first.rtt()), racing.as_mut()).await {
+        return result.map(|e| (first, e));
     }
+    let mut raced = vec![first.clone()];
+    if let Ok(other) = pick(tried)
+        && !tried.iter().any(|t| Rc::ptr_eq(t, &other))
+    {
+        tried.push(other.clone());
+        raced.push(other);
+    }
+    let race = async {
+        let Some(other) = raced.get(1).cloned() else {
+            return racing.await.map(|e| (first, e));
+        };
+        let rival = Box::pin(spawn_dial(cx, cluster, &other, purpose));
+        match select(racing, rival).await {
+            Either::Left((Ok(e), _)) => Ok((first, e)),
+            Either::Right((Ok(e), _)) => Ok((other, e)),
+            Either::Left((Err(_), rival)) => rival.await.map(|e| (other, e)),
+            Either::Right((Err(_), racing)) => racing.await.map(|e| (first, e)),
+        }
+    };
+    be_patient(race, &raced, started, cluster.config.connect_timeout)
+        .await
+        .unwrap_or_else(|patience| Err(unreachable(cluster, &raced, started, patience)))
+}
+
+/// Nobody of those raced since `started` could be reached: they are told apart from those that could.
+pub fn unreachable(
+    cluster: &ClusterState,
+    raced: &[Rc<Host>],
+    started: Instant,
+    patience: Duration,
+) -> ConnectError {
+    let error = ConnectError::Timeout(patience);
+    for host in raced.iter().filter(|host| host.is_blamed(started)) {
+        host.last_failure.replace(Some(format!("{host}: {error}").into()));
+        cluster.note(host, Evidence::LocalFailure);
+    }
+    error
 }
 
 /// The attempt goes on when nobody waits any more, so that a host known to be slow stays known.
@@ -299,8 +351,8 @@ async fn connect_tcp(cx: &Worker, cluster: &ClusterState, to: SocketAddr) -> io:
             .with_retries(probes);
         socket.set_tcp_keepalive(&keepalive)?;
     }
-    if let Some(patience) = cluster.config.isthmus.unacked_timeout {
-        socket.set_tcp_user_timeout(Some(patience))?;
+    if cluster.config.isthmus.unacked_timeout.is_some() {
+        socket.set_tcp_user_timeout(Some(SYN_PATIENCE))?;
     }
     if let Some(from) = cluster.source_address(to.ip()) {
         setsockopt(&socket, IpBindAddressNoPort, &true).map_err(io::Error::from)?;

@@ -17,9 +17,7 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// Connections in a row that had to be replaced before the gateway itself is suspected.
 const SPREAD: u32 = 8;
 /// Dials beside or after one that is slow or fails, to the same address: behind it may be several replicas.
-pub const MOST_REDIALS: u32 = 3;
-/// How long all of them together may take once the last has begun, when there is nobody else to go to.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub const MOST_REDIALS: u32 = 4;
 /// Pods remembered as failing.
 const REMEMBERED: usize = 64;
 
@@ -40,6 +38,25 @@ pub struct Behind {
     failing: RefCell<HashMap<Rc<str>, Instant>>,
     /// Connections given up in a row.
     given_up: Cell<u32>,
+}
+
+impl Behind {
+    /// Whether a pod is held to be failing at `now`.
+    pub fn is_failing(&self, now: Instant) -> bool {
+        self.failing.borrow().values().any(|until| now < *until)
+    }
+
+    /// Whether a pod was let back since this was asked last. Connections made meanwhile all lead elsewhere, so
+    /// it needs a fresh one to be seen again.
+    pub fn let_back(&self, now: Instant) -> bool {
+        let mut failing = self.failing.borrow_mut();
+        if failing.is_empty() {
+            return false;
+        }
+        let before = failing.len();
+        failing.retain(|_, until| now < *until);
+        failing.len() < before
+    }
 }
 
 /// One connection through a gateway.
@@ -102,8 +119,7 @@ impl Remote {
         }
         if let Some(pod) = pod {
             let mut failing = behind.failing.borrow_mut();
-            failing.retain(|_, until| now < *until);
-            if failing.len() < REMEMBERED {
+            if failing.len() < REMEMBERED || failing.contains_key(&pod) {
                 failing.insert(pod, now + settings.base_ejection);
             }
         }
@@ -153,7 +169,11 @@ mod tests {
         let again = Remote::default();
         again.identify("sidecar~10.1.0.9~reviews-2.default");
         assert_eq!(again.note(500, &settings, &behind, now), Advice::Replace);
+        assert!(behind.is_failing(now));
         let later = now + Duration::from_secs(31);
+        assert!(!behind.is_failing(later));
+        assert!(!behind.let_back(now));
+        assert!(behind.let_back(later) && !behind.let_back(later), "told once");
         assert_eq!(
             Remote::default().note(500, &settings, &behind, later),
             Advice::Keep

@@ -42,10 +42,14 @@ pub struct Host {
     /// Connection attempts that already take longer than the cluster's hedge; while there is one, others
     /// are preferred.
     pub slow_connects: Cell<u32>,
-    /// When the last connection was made.
-    pub reached: Cell<Option<Instant>>,
     /// Why the last attempt to connect failed; `None` once one succeeds.
     pub last_failure: RefCell<Option<Rc<str>>>,
+    /// When it was last heard: an answer, or a connection made.
+    heard: Cell<Option<Instant>>,
+    /// Since when it is silent, while one dial finds out whether it is still there.
+    silent: Cell<Option<Instant>>,
+    /// Round trip to it, as the last connection measured it, and when.
+    rtt: Cell<Option<(Duration, Instant)>>,
     /// Passive health.
     pub outlier: super::outlier::History,
     /// Connections for HTTP.
@@ -87,8 +91,10 @@ impl Host {
             endpoint: RefCell::new(endpoint),
             active: Cell::new(0),
             slow_connects: Cell::new(0),
-            reached: Cell::new(None),
             last_failure: RefCell::default(),
+            heard: Cell::new(None),
+            silent: Cell::new(None),
+            rtt: Cell::new(None),
             outlier: super::outlier::History::default(),
             pool: HostPool::default(),
             removed: Cell::new(false),
@@ -118,9 +124,40 @@ impl Host {
     }
 
     /// Whether an attempt begun at `started` that came to nothing says so of all that is at this address.
-    /// It does not where replicas of a gateway share it and another attempt has got through since.
+    /// It does not where replicas of a gateway share it and one of them was heard since.
     pub fn is_blamed(&self, started: Instant) -> bool {
-        self.gateway().is_none() || self.reached.get().is_none_or(|at| at < started)
+        self.gateway().is_none() || !self.heard_since(started)
+    }
+
+    /// It gave a sign of life; whether that ends a silence.
+    pub fn hear(&self, now: Instant) -> bool {
+        self.heard.set(Some(now));
+        self.silent.take().is_some()
+    }
+
+    /// Whether it was heard after `since`, on whichever connection.
+    pub fn heard_since(&self, since: Instant) -> bool {
+        self.heard.get().is_some_and(|at| at > since)
+    }
+
+    /// Whether it is silent: others are preferred.
+    pub fn is_silent(&self) -> bool {
+        self.silent.get().is_some()
+    }
+
+    /// Round trip to it, once a connection was made.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt.get().map(|(rtt, _)| rtt)
+    }
+
+    /// Its kernel took a connection, and measured the round trip on the way.
+    pub fn measured(&self, rtt: Duration) {
+        self.rtt.set(Some((rtt, Instant::now())));
+    }
+
+    /// Whether its kernel took a connection after `since`, be the handshake over or not.
+    pub fn was_reached_since(&self, since: Instant) -> bool {
+        self.rtt.get().is_some_and(|(_, at)| at > since)
     }
 
     /// The address, when it is an IP address.
@@ -136,6 +173,7 @@ impl Host {
         self.control_plane_health() == Health::Healthy
             && !self.outlier.is_ejected(now)
             && self.slow_connects.get() == 0
+            && !self.is_silent()
     }
 
     /// Health as the control plane sees it.
@@ -199,7 +237,25 @@ impl Drop for SlowMark {
     }
 }
 
-/// How long after an attempt began it counts as slow; `None` leaves it alone.
-pub fn hedge_after(hedge: Option<Duration>) -> Option<Duration> {
-    hedge.filter(|d| !d.is_zero())
+/// Holds a host to be silent while it lives, or until the host is heard.
+#[derive(Debug)]
+pub struct SilentMark(Rc<Host>, Instant);
+
+impl SilentMark {
+    /// Marks a host that was not heard since; `None` when it was, or is marked already.
+    pub fn on(host: &Rc<Host>, since: Instant) -> Option<Self> {
+        if host.is_silent() || host.heard_since(since) {
+            return None;
+        }
+        host.silent.set(Some(since));
+        Some(Self(host.clone(), since))
+    }
+}
+
+impl Drop for SilentMark {
+    fn drop(&mut self) {
+        if self.0.silent.get() == Some(self.1) {
+            self.0.silent.set(None);
+        }
+    }
 }

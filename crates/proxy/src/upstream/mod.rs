@@ -5,7 +5,7 @@
 //! ```text
 //!   Live ─▶ Upstreams ─▶ ClusterState ─▶ balance::View ─▶ Host ─▶ pool (HTTP) or connect (TCP)
 //!                             ▲ note                        │
-//!                             └──────── outlier ◀───────────┘
+//!                             └──── outlier, silence ◀──────┘
 //! ```
 
 pub mod balance;
@@ -17,8 +17,11 @@ pub mod host;
 pub mod outlier;
 pub mod pool;
 pub mod rng;
+pub mod silence;
+mod tcp_info;
 #[cfg(test)]
 mod tests;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -8,6 +8,8 @@
 //!        └─▶ wait ◀── connect task (dial) or a Lease given back
 //! ```
 
+mod open;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,23 +17,21 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
 use crate::http::body::OutgoingBody;
-use crate::http::executor::Local;
 use crate::tls::TlsPeer;
-use crate::tls::originate::{AlpnChoice, speaks_http2};
+use crate::tls::originate::AlpnChoice;
 use crate::worker::Worker;
 
 use super::cluster::{ClusterState, Held};
-use super::connect::{ConnectError, Established, Purpose, dial};
+use super::connect::ConnectError;
 use super::gateway::{self, Behind, Remote};
 use super::host::Host;
+use super::silence::Pulse;
 
-/// Windows large enough for bulk over a long link.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+pub use open::redial;
+use open::spawn_connect;
 
 /// What a request wants to be carried by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct Link {
     pub tls: Option<Rc<TlsPeer>>,
     /// The pod at its end, when a gateway is between.
     pub remote: Remote,
+    /// Whether its peer is heard.
+    pub pulse: Pulse,
     /// No new request.
     doomed: Cell<bool>,
     /// No new request after this time.
@@ -111,6 +113,12 @@ pub struct HostPool {
     opening: [Cell<u32>; 3],
     /// What is known of the pods behind a gateway.
     pub behind: Behind,
+    /// When a connection was last dialled beside one that took its time.
+    redialled: Cell<Option<Instant>>,
+    /// Connections in doubt.
+    doubts: Cell<u32>,
+    /// When the request was sent for which the last of them came into doubt.
+    doubted: Cell<Option<Instant>>,
 }
 
 impl HostPool {
@@ -129,6 +137,21 @@ impl HostPool {
         }
     }
 
+    /// Something sent at `since` came to silence: what was not heard after that may lead into the same, and
+    /// takes no new request.
+    fn distrust(&self, since: Instant) {
+        let heard = |link: &Link| link.pulse.heard() > since;
+        self.idle.borrow_mut().retain(|(c, _)| heard(&c.link));
+        self.multiplexed.borrow_mut().retain(|c| {
+            // Silence itself may pass; until it does the connection is not usable.
+            let kept = heard(&c.link) || c.link.pulse.is_silent();
+            if !kept {
+                c.link.doomed.set(true);
+            }
+            kept
+        });
+    }
+
     /// Closes what has been idle for longer than `idle` or is past its time.
     pub fn sweep(&self, now: Instant, idle: Option<Duration>) {
         let stale = |since: Instant| idle.is_some_and(|d| !d.is_zero() && now.duration_since(since) >= d);
@@ -137,42 +160,70 @@ impl HostPool {
             .retain(|(c, since)| c.link.is_usable(now) && !c.sender.is_closed() && !stale(*since));
         self.multiplexed.borrow_mut().retain(|c| {
             let unused = c.streams.get() == 0 && stale(c.idle_since.get());
-            !c.sender.is_closed() && c.link.is_usable(now) && !unused
+            !c.sender.is_closed() && !c.link.is_over(now) && !unused
         });
+    }
+
+    /// Dials under way.
+    fn dials(&self) -> u32 {
+        self.opening.iter().map(Cell::get).sum()
     }
 
     fn opening(&self, wire: Wire) -> &Cell<u32> {
         &self.opening[wire as usize]
     }
 
-    fn take_idle(&self, gateway: bool, now: Instant) -> Option<Single> {
+    /// Whether a request may be sent on a connection: one that can be sent `once` only is not, when others
+    /// like it are met with silence and this one was not heard since.
+    fn trusts(&self, link: &Link, once: bool) -> bool {
+        !once || self.doubts.get() == 0 || self.doubted.get().is_none_or(|since| link.pulse.heard() > since)
+    }
+
+    fn take_idle(&self, gateway: bool, once: bool, now: Instant) -> Option<Single> {
         let mut idle = self.idle.borrow_mut();
-        loop {
+        let mut distrusted = VecDeque::new();
+        let taken = loop {
             // The freshest connection is the likeliest to live; through a gateway all take turns.
-            let (connection, _) = if gateway {
+            let next = if gateway {
                 idle.pop_front()
             } else {
                 idle.pop_back()
-            }?;
-            if connection.link.is_usable(now) && !connection.sender.is_closed() {
-                return Some(connection);
+            };
+            match next {
+                Some((c, _)) if !c.link.is_usable(now) || c.sender.is_closed() => {}
+                Some((c, since)) if !self.trusts(&c.link, once) => distrusted.push_back((c, since)),
+                other => break other.map(|(connection, _)| connection),
             }
+        };
+        // Those not trusted with this one wait at the end that is tried last.
+        if gateway {
+            idle.append(&mut distrusted);
+        } else {
+            distrusted.drain(..).for_each(|c| idle.push_front(c));
         }
+        taken
     }
 
-    fn take_multiplexed(&self, most: u32, now: Instant) -> Option<Rc<Multiplexed>> {
+    fn take_multiplexed(&self, most: u32, once: bool, now: Instant) -> Option<Rc<Multiplexed>> {
         let mut all = self.multiplexed.borrow_mut();
-        all.retain(|c| c.link.is_usable(now) && !c.sender.is_closed());
+        all.retain(|c| !c.link.is_over(now) && !c.sender.is_closed());
         let best = all
             .iter()
+            .filter(|c| c.link.is_usable(now) && self.trusts(&c.link, once))
             .min_by_key(|c| (c.streams.get(), c.link.served.get()))?;
         (best.streams.get() < most).then(|| best.clone())
     }
 }
 
 impl Link {
+    /// No new request, ever.
+    fn is_over(&self, now: Instant) -> bool {
+        self.doomed.get() || self.until.is_some_and(|until| now >= until)
+    }
+
+    /// A new request may be sent now.
     fn is_usable(&self, now: Instant) -> bool {
-        !self.doomed.get() && self.until.is_none_or(|until| now < until)
+        !self.is_over(now) && !self.pulse.is_silent()
     }
 }
 
@@ -197,6 +248,8 @@ enum Carrier {
 pub enum SendError {
     /// It was never sent: the connection had gone. Another may be taken without asking any policy.
     NotSent(Box<http::Request<OutgoingBody>>),
+    /// The connection was given up, since nothing sent on it was acknowledged.
+    Silent,
     /// The connection or the stream broke before the answer.
     Broken(hyper::Error),
 }
@@ -222,6 +275,7 @@ impl Lease {
         &mut self,
         request: http::Request<OutgoingBody>,
     ) -> Result<http::Response<hyper::body::Incoming>, SendError> {
+        self.link.pulse.ask(Instant::now());
         let mut sent = match &mut self.carrier {
             Some(Carrier::Single(single)) => {
                 if single.sender.ready().await.is_err() {
@@ -245,7 +299,16 @@ impl Lease {
             self.link.doomed.set(true);
             return Err(SendError::NotSent(Box::new(request)));
         }
-        sent.map_err(|e| SendError::Broken(e.into_error()))
+        match sent {
+            Ok(answer) => {
+                let now = Instant::now();
+                self.link.pulse.hear(now);
+                self.cluster.heard(&self.host, now);
+                Ok(answer)
+            }
+            Err(_) if self.link.pulse.is_dead() => Err(SendError::Silent),
+            Err(error) => Err(SendError::Broken(error.into_error())),
+        }
     }
 
     /// Request and answer are complete: the connection may serve another.
@@ -311,28 +374,32 @@ impl Drop for Lease {
     }
 }
 
-/// A connection to `host` for one request: pooled, or dialled within the cluster's limits.
+/// A connection to `host` for one request, which may be sent `once` only or again: pooled, or dialled within
+/// the cluster's limits.
 pub async fn acquire(
     cx: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     host: &Rc<Host>,
     wire: Wire,
     authority: Option<Rc<str>>,
+    once: bool,
 ) -> Result<Lease, ConnectError> {
     let pool = &host.pool;
     let now = Instant::now();
     let most = cluster.config.http.max_concurrent_streams.max(1);
     if wire != Wire::Http1
-        && let Some(connection) = pool.take_multiplexed(most, now)
+        && let Some(connection) = pool.take_multiplexed(most, once, now)
     {
-        share_gateway(cx, cluster, host, wire, authority);
-        return Ok(lease_stream(cluster, host, connection));
+        let lease = lease_stream(cluster, host, connection);
+        share_gateway(cx, &lease, wire, authority);
+        return Ok(lease);
     }
     if wire != Wire::Http2
-        && let Some(single) = pool.take_idle(host.gateway().is_some(), now)
+        && let Some(single) = pool.take_idle(host.gateway().is_some(), once, now)
     {
-        share_gateway(cx, cluster, host, wire, authority);
-        return Ok(lease_single(cluster, host, single));
+        let lease = lease_single(cluster, host, single);
+        share_gateway(cx, &lease, wire, authority);
+        return Ok(lease);
     }
     let limits = &cluster.config.limits;
     let pending = Held::take(cluster, |c| &c.pending, limits.pending.max(1)).ok_or(ConnectError::Overflow)?;
@@ -352,151 +419,24 @@ pub async fn acquire(
 
 /// One connection through a gateway is one remote pod: while there are fewer than wanted, another is opened
 /// beside the request.
-fn share_gateway(
-    cx: &Rc<Worker>,
-    cluster: &Rc<ClusterState>,
-    host: &Rc<Host>,
-    wire: Wire,
-    authority: Option<Rc<str>>,
-) {
+fn share_gateway(cx: &Rc<Worker>, lease: &Lease, wire: Wire, authority: Option<Rc<str>>) {
+    let (cluster, host) = (&lease.cluster, &lease.host);
     let Some(behind) = host.gateway() else { return };
-    let opening: u32 = host.pool.opening.iter().map(Cell::get).sum();
-    let open = host.totals.connections_active.get() + u64::from(opening);
-    if open < u64::from(gateway::connections_wanted(behind)) {
-        spawn_connect(cx, cluster, host, wire, authority, None);
+    let (pods, now) = (&host.pool.behind, Instant::now());
+    if pods.let_back(now) {
+        // Its turn comes with a connection that replaces this one.
+        lease.doom();
+    } else if pods.is_failing(now) {
+        // Where a fresh connection leads is not known before the first answer: those known to lead elsewhere
+        // are enough while a pod behind it fails.
+        return;
+    } else {
+        let open = host.totals.connections_active.get() + u64::from(host.pool.dials());
+        if open >= u64::from(gateway::connections_wanted(behind)) {
+            return;
+        }
     }
-}
-
-/// Another connection beside one that takes its time; whoever waits takes the first that stands.
-pub fn redial(
-    cx: &Rc<Worker>,
-    cluster: &Rc<ClusterState>,
-    host: &Rc<Host>,
-    wire: Wire,
-    authority: Option<Rc<str>>,
-) {
     spawn_connect(cx, cluster, host, wire, authority, None);
-}
-
-/// Dials, for whoever has `turn` or for nobody in particular.
-fn spawn_connect(
-    cx: &Rc<Worker>,
-    cluster: &Rc<ClusterState>,
-    host: &Rc<Host>,
-    wire: Wire,
-    authority: Option<Rc<str>>,
-    turn: Option<Turn>,
-) {
-    let (cx, cluster, host) = (cx.clone(), cluster.clone(), host.clone());
-    let counted = wire != Wire::Http1;
-    if counted {
-        host.pool.dialling.set(host.pool.dialling.get() + 1);
-    }
-    let opening = host.pool.opening(wire);
-    opening.set(opening.get() + 1);
-    tokio::task::spawn_local(async move {
-        let purpose = Purpose {
-            alpn: wire.alpn(),
-            authority: authority.clone(),
-        };
-        let result = match dial(&cx, &cluster, &host, &purpose).await {
-            Ok(established) => begin_http(&cx, &cluster, &host, wire, established).await,
-            Err(error) => Err(error),
-        };
-        let opening = host.pool.opening(wire);
-        opening.set(opening.get().saturating_sub(1));
-        if counted {
-            host.pool.dialling.set(host.pool.dialling.get().saturating_sub(1));
-        }
-        match result {
-            Ok(Carrier::Single(single)) => give(&cluster, &host, single),
-            Ok(Carrier::Multiplexed(connection)) => {
-                host.pool.multiplexed.borrow_mut().push(connection.clone());
-                serve_waiting(&cluster, &host, &connection);
-                // More are waiting than one connection takes.
-                let left = host
-                    .pool
-                    .waiting
-                    .borrow()
-                    .iter()
-                    .any(|(w, _, answer)| w.takes(true) && !answer.is_closed());
-                if left && host.pool.dialling.get() == 0 {
-                    spawn_connect(&cx, &cluster, &host, wire, authority, None);
-                }
-            }
-            Err(error) => fail_waiting(&host, wire, turn, &error),
-        }
-    });
-}
-
-/// Speaks HTTP over a fresh connection; its driver task owns the socket.
-async fn begin_http(
-    cx: &Worker,
-    cluster: &ClusterState,
-    host: &Host,
-    wire: Wire,
-    established: Established,
-) -> Result<Carrier, ConnectError> {
-    let Established {
-        stream,
-        tls,
-        local,
-        held,
-    } = established;
-    let alpn = tls.as_ref().and_then(|t| t.alpn.as_deref());
-    let http2 = speaks_http2(alpn).unwrap_or(wire == Wire::Http2);
-    let mut longest = cluster.config.http.max_connection_duration;
-    if host.gateway().is_some() {
-        let lifetime = gateway::lifetime(cx.rng.fraction());
-        longest = Some(longest.map_or(lifetime, |l| l.min(lifetime)));
-    }
-    let link = Rc::new(Link {
-        local,
-        tls,
-        remote: Remote::default(),
-        doomed: Cell::new(false),
-        until: longest.map(|d| Instant::now() + d),
-        served: Cell::new(0),
-    });
-    let words = |e: hyper::Error| ConnectError::Io(e.to_string());
-    let io = TokioIo::new(stream);
-    let ending = link.clone();
-    if http2 {
-        let (sender, connection) = http2::Builder::new(Local)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(256 * 1024)
-            .handshake(io)
-            .await
-            .map_err(words)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream HTTP/2 connection ended");
-            }
-            ending.doomed.set(true);
-            drop(held);
-        });
-        return Ok(Carrier::Multiplexed(Rc::new(Multiplexed {
-            sender,
-            link,
-            streams: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-        })));
-    }
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(200)
-        .handshake(io)
-        .await
-        .map_err(words)?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "upstream HTTP/1.1 connection ended");
-        }
-        ending.doomed.set(true);
-        drop(held);
-    });
-    Ok(Carrier::Single(Single { sender, link }))
 }
 
 fn lease_single(cluster: &Rc<ClusterState>, host: &Rc<Host>, single: Single) -> Lease {
@@ -566,30 +506,4 @@ fn next_waiting(host: &Host, http2: bool) -> Option<Waiter> {
     waiting.retain(|(_, _, answer)| !answer.is_closed());
     let at = waiting.iter().position(|(wire, ..)| wire.takes(http2))?;
     waiting.remove(at).map(|(_, _, answer)| answer)
-}
-
-/// A dial failed. Over HTTP/2 it fails all who share it, unless another is under way. Over HTTP/1.1 it fails
-/// who asked for it, or whoever is left without a dial when that one was served by another's.
-fn fail_waiting(host: &Host, wire: Wire, turn: Option<Turn>, error: &ConnectError) {
-    let failed: Vec<Waiter> = {
-        let mut waiting = host.pool.waiting.borrow_mut();
-        waiting.retain(|(_, _, answer)| !answer.is_closed());
-        let own = waiting.iter().position(|(_, t, _)| Some(*t) == turn);
-        let mut failed: Vec<_> = own.and_then(|at| waiting.remove(at)).into_iter().collect();
-        let under_way = host.pool.opening(wire).get() as usize;
-        let left = waiting.iter().filter(|(w, ..)| *w == wire).count();
-        let more = match wire {
-            Wire::Http2 if under_way == 0 => left,
-            Wire::Http1 | Wire::ByAlpn if own.is_none() && turn.is_some() && left > under_way => 1,
-            _ => 0,
-        };
-        for _ in 0..more {
-            let at = waiting.iter().position(|(w, ..)| *w == wire);
-            failed.extend(at.and_then(|at| waiting.remove(at)));
-        }
-        failed.into_iter().map(|(_, _, answer)| answer).collect()
-    };
-    for waiter in failed {
-        let _ = waiter.send(Err(error.clone()));
-    }
 }

@@ -3,12 +3,14 @@
 
 mod build;
 mod client;
+mod flags;
 mod net;
 mod passthrough;
 mod reload;
 mod resilience;
 mod routing;
 mod security;
+mod silence;
 mod tcp;
 mod telemetry;
 mod upgrade;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +172,8 @@ pub struct Server {
     pub address: SocketAddr,
     pub is: Rc<Behaviour>,
     task: tokio::task::JoinHandle<()>,
+    /// The listening socket, then every accepted one.
+    sockets: Rc<RefCell<Vec<OwnedFd>>>,
 }
 
 impl Server {
@@ -186,10 +189,14 @@ impl Server {
         let socket = TcpListener::bind(address).await.unwrap();
         let is = Rc::new(Behaviour::default());
         let (name, behaviour) = (name.to_owned(), is.clone());
+        let copy = |socket: &dyn AsFd| socket.as_fd().try_clone_to_owned().unwrap();
+        let sockets = Rc::new(RefCell::new(vec![copy(&socket)]));
+        let accepted = sockets.clone();
         let task = tokio::task::spawn_local(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = socket.accept().await.unwrap();
+                accepted.borrow_mut().push(copy(&stream));
                 let (name, behaviour) = (name.clone(), behaviour.clone());
                 connections.spawn_local(async move {
                     let service = service_fn(move |request| answer(name.clone(), behaviour.clone(), request));
@@ -206,12 +213,34 @@ impl Server {
                 });
             }
         });
-        Self { address, is, task }
+        Self {
+            address,
+            is,
+            task,
+            sockets,
+        }
+    }
+
+    /// Drops every packet that comes in, unanswered.
+    pub fn black_hole(&self) {
+        // A program that keeps 0 bytes of each.
+        let drop_all = [socket2::SockFilter::new(0x06, 0, 0, 0)];
+        for socket in self.sockets.borrow().iter() {
+            socket2::SockRef::from(socket).attach_filter(&drop_all).unwrap();
+        }
+    }
+
+    /// Takes packets again.
+    pub fn mend(&self) {
+        for socket in self.sockets.borrow().iter() {
+            socket2::SockRef::from(socket).detach_filter().unwrap();
+        }
     }
 
     /// Dies at once, with all its connections.
     pub fn kill(&self) {
         self.task.abort();
+        self.sockets.borrow_mut().clear();
     }
 
     pub fn seen(&self) -> u32 {

@@ -336,7 +336,7 @@ fn metadata(inputs: &Inputs, policy: &Policy) -> Option<core::Metadata> {
 fn failover() -> isthmus_xds::envoy::Struct {
     wire::structure([
         ("connect_hedge_ms", wire::number(250.0)),
-        // Counted by the kernel from the first retransmission on, which comes 0.2 s and more after the bytes.
+        // On a link without delay; the proxy adds to both what it measures on each connection.
         ("unacked_timeout_ms", wire::number(500.0)),
     ])
 }
@@ -349,7 +349,8 @@ fn notice_silence(cluster: &mut Cluster, mesh: &Mesh) {
     }
     cluster.upstream_connection_options = Some(UpstreamConnectionOptions {
         tcp_keepalive: Some(core::TcpKeepalive {
-            keepalive_probes: wire::uint(2),
+            // Two of them may be lost.
+            keepalive_probes: wire::uint(3),
             keepalive_time: wire::uint(1),
             keepalive_interval: wire::uint(1),
         }),
