@@ -54,6 +54,8 @@ pub struct Demo {
 static SHARED: Demo = Demo::new(&[]);
 /// The demo in which whole parts are away for a while; its certificates live for a minute.
 pub static SHORT_LIVED: Demo = Demo::new(&["--workload-cert-ttl", "60"]);
+/// The demo with more than one cluster to fail over to.
+pub static THREE_CLUSTERS: Demo = Demo::new(&["--clusters", "us,eu,ap"]);
 
 /// What a command said.
 #[derive(Debug)]

@@ -15,11 +15,15 @@
 mod access_log;
 mod config;
 mod cors;
+mod ejection;
 mod failover;
+mod gateways;
 mod harness;
 mod identity;
 mod ingress;
 mod leftovers;
+mod load;
+mod locality;
 mod names;
 mod outages;
 mod restarts;

@@ -1,4 +1,4 @@
-//! What goes on while parts of the mesh are gone: control planes, and a pod that answers only errors.
+//! What goes on while the control planes are gone.
 
 use crate::harness::{Mesh, eventually};
 
@@ -35,52 +35,4 @@ fn traffic_goes_on_while_both_control_planes_are_killed() {
             Err(format!("{synced} of {}", proxies.len()))
         }
     });
-}
-
-#[test]
-fn a_pod_that_answers_errors_does_not_cost_the_gateway_before_it() {
-    let mesh = Mesh::exclusive();
-    mesh.apply(
-        "us",
-        r"
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: httpbin, namespace: foo}
-spec:
-  host: httpbin.bar.global
-  trafficPolicy:
-    outlierDetection: {consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 60s, maxEjectionPercent: 100}
-",
-    );
-    eventually("the rule is in force", || {
-        let clusters = mesh.isthmus(&[
-            "proxy-config",
-            "cluster",
-            "us/sleep.foo",
-            "--fqdn",
-            "httpbin.bar.global",
-            "-o",
-            "json",
-        ]);
-        if clusters.stdout.contains("60s") {
-            Ok(())
-        } else {
-            Err(clusters.stdout)
-        }
-    });
-    let failing = mesh.fetch_json(
-        "us/sleep.foo",
-        "http://httpbin.bar.global:8000/status/500",
-        &["--count", "30"],
-    );
-    assert_eq!(
-        failing["statuses"]["500"], 30,
-        "the pod's own answers, not the proxy's: {failing:#}"
-    );
-    let healthy = mesh.fetch_json(
-        "us/sleep.foo",
-        "http://httpbin.bar.global:8000/get",
-        &["--count", "30"],
-    );
-    assert_eq!(healthy["statuses"]["200"], 30, "{healthy:#}");
 }
