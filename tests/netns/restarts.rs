@@ -56,6 +56,19 @@ fn of_proxies(sent: &[(String, u64)], protocol: &str) -> u64 {
     proxies.map(|(_, count)| count).sum()
 }
 
+/// What peers tell each other is kept on disk: after a restart only what changed is told, and that is the
+/// control plane's own service.
+fn peers_told_nothing_twice(cluster: &str, sent: &[(String, u64)]) {
+    let told = sent
+        .iter()
+        .filter(|(labels, _)| labels.contains("peering") && !labels.contains("Vitals"));
+    let told: u64 = told.map(|(_, count)| count).sum();
+    assert!(
+        told <= 4,
+        "{cluster} tells its peer again what is known: {sent:?}"
+    );
+}
+
 /// Of all that the proxies of a cluster hold only the control plane's own endpoints have changed, which was
 /// away for a moment: whoever connects before it counts as ready is told so, and then that it is back.
 fn told_nothing_twice(cluster: &str, sent: &[(String, u64)]) {
@@ -118,6 +131,7 @@ fn who_comes_back_tells_nothing_twice_on_delta_and_breaks_nothing_on_state_of_th
     for cluster in ["us", "eu"] {
         let sent = sent(&mesh, cluster);
         told_nothing_twice(cluster, &sent);
+        peers_told_nothing_twice(cluster, &sent);
         assert_eq!(
             of_proxies(&sent, "state-of-the-world") > 0,
             cluster == "us",

@@ -122,7 +122,7 @@ impl Container<'_> {
             .insert(self.plan.name.clone(), target.clone());
         if self.context.held.borrow().contains(&self.plan.name) {
             // It was held in the moment of its start.
-            target.signal(Signal::SIGKILL);
+            target.signal_group(Signal::SIGKILL);
         }
         let probed = self.plan.readiness.is_some();
         self.set(!probed, |s| {

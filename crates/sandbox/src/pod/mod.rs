@@ -277,8 +277,9 @@ impl Pods {
         context
             .held
             .send_modify(|held| held.extend(chosen.iter().cloned()));
-        for name in &chosen {
-            context.signal(name, Signal::SIGKILL);
+        let processes = context.processes();
+        for process in chosen.iter().filter_map(|name| processes.get(name)) {
+            process.signal_group(Signal::SIGKILL);
         }
         Ok(())
     }

@@ -90,6 +90,22 @@ pub async fn live_and_die(sandbox: Sandbox) {
         "web listens\nweb crashes\nweb listens\nweb listens\n"
     );
 
+    // Held down, it does not come back by itself.
+    sandbox.pods.hold(&key, None).unwrap();
+    let held = sandbox
+        .until(&key, |s| s.containers["app"].reason == "stopped on purpose")
+        .await;
+    assert!(!held.ready() && held.containers["app"].pid.is_none(), "{held:?}");
+    assert!(
+        sandbox.pods.kill_container(&key, "app", 9).is_err(),
+        "nothing runs"
+    );
+    assert!(sandbox.pods.hold(&key, Some("nothing")).is_err());
+    sandbox.pods.release(&key, Some("app")).unwrap();
+    sandbox
+        .until(&key, |s| s.ready() && s.containers["app"].restarts == 3)
+        .await;
+
     // A command that is running takes signals; one that was left behind ends with its pod.
     let (out, into) = std::io::pipe().unwrap();
     let null = || std::fs::File::open("/dev/null").unwrap().into();

@@ -3,6 +3,7 @@
 //! A control plane that starts while somebody saves a file, or after somebody broke one, begins with what
 //! was in force before, and then looks at the file as it always does.
 
+use std::cell::Cell;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -21,6 +22,8 @@ const OF: &str = "# ";
 #[derive(Debug)]
 pub(super) struct Kept {
     folder: PathBuf,
+    /// Whether the last attempt failed, so that a store that takes nothing is said once.
+    failing: Cell<bool>,
 }
 
 /// A file as it was when it was last in order.
@@ -43,6 +46,7 @@ impl Kept {
     pub fn new(store: &Path, dir: &Path) -> Self {
         Self {
             folder: store.join(name_of(dir)),
+            failing: Cell::new(false),
         }
     }
 
@@ -111,10 +115,13 @@ impl Kept {
     }
 
     fn told(&self, path: &Path, done: io::Result<()>) {
-        if let Err(error) = done {
+        let before = self.failing.replace(done.is_err());
+        if let Err(error) = done
+            && !before
+        {
             tracing::warn!(
                 path = %path.display(), folder = %self.folder.display(), %error,
-                "the last good version of a file cannot be kept: a restart reads the file alone"
+                "last good versions of files cannot be kept: after a restart what is broken then is missing"
             );
         }
     }
