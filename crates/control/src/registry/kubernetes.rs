@@ -73,6 +73,7 @@ pub fn service(object: &Object, kube: &KubeService, mesh: &Mesh) -> Option<MeshS
             .flatten(),
         selector: kube.spec.selector.clone(),
         target_ports,
+        ranges: Vec::new(),
         subject_alt_names: Vec::new(),
         hops: BTreeMap::new(),
         service: Service {

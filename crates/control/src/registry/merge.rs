@@ -71,6 +71,7 @@ fn from_peer(told: &MemberService, cluster: &str) -> MeshService {
             .iter()
             .map(SpiffeId::to_string)
             .collect(),
+        ranges: Vec::new(),
         hops: BTreeMap::new(),
         service: told.service.clone(),
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use isthmus_model::{Endpoint, EndpointAddress, Hostname, Labels, Service, SpiffeId};
 
 /// A service as proxies of this cluster see it.
@@ -22,6 +23,8 @@ pub struct MeshService {
     pub selector: Labels,
     /// Ports of the pods in the own cluster, by service port; named ports are resolved per pod.
     pub target_ports: BTreeMap<u16, TargetPort>,
+    /// Ranges among the `addresses` of a ServiceEntry: whatever is in them is this service.
+    pub ranges: Vec<IpNet>,
     /// `subjectAltNames` of a ServiceEntry, as written.
     pub subject_alt_names: Vec<String>,
     /// By service port: the service behind other clusters' gateways to which endpoints of a ServiceEntry

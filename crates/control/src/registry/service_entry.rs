@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use isthmus_api::codes;
 use isthmus_api::finding::Finding;
 use isthmus_api::istio::ServiceEntry;
@@ -38,14 +39,17 @@ pub fn services(
         .collect();
     ports.sort_by_key(|p| p.number);
     let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut ranges: Vec<IpNet> = Vec::new();
+    let by_host = ports.iter().all(|p| p.protocol.is_http());
     for (i, text) in entry.addresses.iter().enumerate() {
-        match single_address(text) {
-            Some(ip) => addresses.push(ip),
-            None => findings.push(
+        match (single_address(text), text.parse::<IpNet>()) {
+            (Some(ip), _) => addresses.push(ip),
+            (None, Ok(net)) if !by_host => ranges.push(net.trunc()),
+            (None, _) => findings.push(
                 Finding::new(
                     &codes::NO_EFFECT,
-                    format!("address {text:?} is a range; callers are told apart by single addresses only"),
-                    "write one address, such as 240.0.0.2/32",
+                    format!("address {text:?} is a range, and requests are routed by their host"),
+                    "remove it, or write one address, such as 240.0.0.2/32",
                 )
                 .at(
                     &object.origin.file,
@@ -73,6 +77,7 @@ pub fn services(
             external_name: None,
             selector: Labels::default(),
             target_ports: BTreeMap::new(),
+            ranges: ranges.clone(),
             subject_alt_names: entry.subject_alt_names.clone(),
             hops: BTreeMap::new(),
             service: Service {
@@ -202,6 +207,6 @@ fn single_address(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse() {
         return Some(ip);
     }
-    let net: ipnet::IpNet = text.parse().ok()?;
+    let net: IpNet = text.parse().ok()?;
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use isthmus_api::istio::VirtualService;
 use isthmus_model::{ClusterName, EndpointAddress, Port, Protocol};
 use isthmus_xds::envoy::core;
@@ -66,19 +67,18 @@ pub fn listeners(context: &Context<'_>) -> Outbound {
             tls: false,
         };
         let addresses = addresses(context, service);
-        if addresses.is_empty() {
-            let chains = chains(context, service, port, &place);
+        if addresses.is_empty() || !service.ranges.is_empty() {
+            let chains = chains(context, service, port, &place, &service.ranges);
             let told_apart = chains.iter().all(|c| {
                 c.filter_chain_match
                     .as_ref()
                     .is_some_and(|m| !m.server_names.is_empty() || !m.prefix_ranges.is_empty())
             });
-            if out.tables.contains(&port.number) && !told_apart {
+            if addresses.is_empty() && out.tables.contains(&port.number) && !told_apart {
                 out.conflicts.push((service.host().clone(), port.number));
                 continue;
             }
             wildcard.entry(port.number).or_default().extend(chains);
-            continue;
         }
         for ip in addresses {
             if !taken.insert((ip, port.number)) {
@@ -87,7 +87,7 @@ pub fn listeners(context: &Context<'_>) -> Outbound {
             let made = if port.protocol == Protocol::Auto {
                 detected(context, service, port, ip, &place)
             } else {
-                let chains = chains(context, service, port, &place);
+                let chains = chains(context, service, port, &place, &[]);
                 listener(
                     context,
                     &format!("{ip}_{}", port.number),
@@ -208,7 +208,7 @@ fn detected(
         &name,
         ip.to_string(),
         port.number,
-        chains(context, service, port, place),
+        chains(context, service, port, place, &[]),
     );
     let table = format!("{}:{}", service.host(), port.number);
     made.filter_chains.insert(
@@ -267,8 +267,15 @@ fn addresses(context: &Context<'_>, service: &MeshService) -> Vec<IpAddr> {
     ips.into_iter().collect()
 }
 
-/// Chains of a TCP or TLS port; the one without conditions is the last.
-fn chains(context: &Context<'_>, service: &MeshService, port: &Port, place: &Place<'_>) -> Vec<FilterChain> {
+/// Chains of a TCP or TLS port; the one without conditions is the last. With `ranges` they hold for addresses
+/// in these alone, since the listener is that of every address.
+fn chains(
+    context: &Context<'_>,
+    service: &MeshService,
+    port: &Port,
+    place: &Place<'_>,
+    ranges: &[IpNet],
+) -> Vec<FilterChain> {
     let rules = context
         .scope
         .virtual_services
@@ -296,7 +303,8 @@ fn chains(context: &Context<'_>, service: &MeshService, port: &Port, place: &Pla
     match done {
         Some(last) => made.truncate(last + 1),
         None => {
-            let by_name = port.protocol.is_tls() && addresses(context, service).is_empty();
+            let by_name =
+                port.protocol.is_tls() && service.ranges.is_empty() && addresses(context, service).is_empty();
             let matches = FilterChainMatch {
                 server_names: if by_name && service.host().as_str() != "*" {
                     vec![service.host().to_string()]
@@ -310,6 +318,11 @@ fn chains(context: &Context<'_>, service: &MeshService, port: &Port, place: &Pla
                 clusters: vec![(default.clone(), 1)],
                 because: service.declared.to_string(),
             });
+        }
+    }
+    for rule in &mut made {
+        if rule.matches.prefix_ranges.is_empty() {
+            rule.matches.prefix_ranges = ranges.iter().map(wire::range).collect();
         }
     }
     made.into_iter().map(chain).collect()

@@ -1,7 +1,7 @@
 //! TCP and TLS rules of VirtualServices: which connections go to which clusters.
 
 use isthmus_api::istio::VirtualService;
-use isthmus_api::istio::virtual_service::RouteDestination;
+use isthmus_api::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
 use isthmus_model::{Hostname, Labels};
 use isthmus_xds::envoy::listener::FilterChainMatch;
 
@@ -29,6 +29,69 @@ impl TcpRule {
     }
 }
 
+/// What matches of TCP and of TLS have in common.
+struct Condition<'c> {
+    sni_hosts: &'c [String],
+    subnets: &'c [String],
+    gateways: &'c [String],
+    port: Option<u16>,
+    source_labels: &'c Labels,
+    source_namespace: &'c str,
+}
+
+impl<'c> From<&'c L4MatchAttributes> for Condition<'c> {
+    fn from(written: &'c L4MatchAttributes) -> Self {
+        Self {
+            sni_hosts: &[],
+            subnets: &written.destination_subnets,
+            gateways: &written.gateways,
+            port: written.port,
+            source_labels: &written.source_labels,
+            source_namespace: &written.source_namespace,
+        }
+    }
+}
+
+impl<'c> From<&'c TlsMatchAttributes> for Condition<'c> {
+    fn from(written: &'c TlsMatchAttributes) -> Self {
+        Self {
+            sni_hosts: &written.sni_hosts,
+            subnets: &written.destination_subnets,
+            gateways: &written.gateways,
+            port: written.port,
+            source_labels: &written.source_labels,
+            source_namespace: &written.source_namespace,
+        }
+    }
+}
+
+impl Condition<'_> {
+    /// Whether it can hold at a place.
+    fn holds_at(&self, place: &Place<'_>, namespace: &str) -> bool {
+        (self.gateways.is_empty() || place.is_at(self.gateways, namespace))
+            && self.port.is_none_or(|p| p == place.port)
+            && (self.source_labels.is_empty()
+                || place
+                    .source_labels
+                    .is_some_and(|own| own.matches(self.source_labels)))
+            && (self.source_namespace.is_empty() || self.source_namespace == place.namespace)
+    }
+
+    /// What of it is decided by the connection.
+    fn matches(&self) -> FilterChainMatch {
+        FilterChainMatch {
+            server_names: self
+                .sni_hosts
+                .iter()
+                .filter(|h| *h != "*")
+                .map(|h| h.to_ascii_lowercase())
+                .collect(),
+            prefix_ranges: subnets(self.subnets),
+            ..Default::default()
+        }
+    }
+}
+
 /// The TCP rules of a VirtualService at a place.
 pub fn tcp_rules(
     context: &Context<'_>,
@@ -37,34 +100,16 @@ pub fn tcp_rules(
 ) -> Vec<TcpRule> {
     let mut out = Vec::new();
     for (i, rule) in written.spec.tcp.iter().enumerate() {
-        let because = written.because(&format!("spec.tcp[{i}]"));
-        let clusters = weighted(context, written, &rule.route, place);
+        let path = format!("spec.tcp[{i}]");
+        let conditions = rule.matches.iter().map(Condition::from);
+        out.extend(under(context, written, place, &path, &rule.route, conditions));
         if rule.matches.is_empty() {
             out.push(TcpRule {
                 matches: FilterChainMatch::default(),
-                clusters,
-                because,
+                clusters: weighted(context, written, &rule.route, place),
+                because: written.because(&path),
             });
             break;
-        }
-        for condition in &rule.matches {
-            if takes(
-                place,
-                written.namespace(),
-                &condition.gateways,
-                condition.port,
-                &condition.source_labels,
-                &condition.source_namespace,
-            ) {
-                out.push(TcpRule {
-                    matches: FilterChainMatch {
-                        prefix_ranges: subnets(&condition.destination_subnets),
-                        ..Default::default()
-                    },
-                    clusters: clusters.clone(),
-                    because: because.clone(),
-                });
-            }
         }
     }
     out
@@ -78,35 +123,30 @@ pub fn tls_rules(
 ) -> Vec<TcpRule> {
     let mut out = Vec::new();
     for (i, rule) in written.spec.tls.iter().enumerate() {
-        let because = written.because(&format!("spec.tls[{i}]"));
-        let clusters = weighted(context, written, &rule.route, place);
-        for condition in &rule.matches {
-            if takes(
-                place,
-                written.namespace(),
-                &condition.gateways,
-                condition.port,
-                &condition.source_labels,
-                &condition.source_namespace,
-            ) {
-                out.push(TcpRule {
-                    matches: FilterChainMatch {
-                        server_names: condition
-                            .sni_hosts
-                            .iter()
-                            .filter(|h| *h != "*")
-                            .map(|h| h.to_ascii_lowercase())
-                            .collect(),
-                        prefix_ranges: subnets(&condition.destination_subnets),
-                        ..Default::default()
-                    },
-                    clusters: clusters.clone(),
-                    because: because.clone(),
-                });
-            }
-        }
+        let path = format!("spec.tls[{i}]");
+        let conditions = rule.matches.iter().map(Condition::from);
+        out.extend(under(context, written, place, &path, &rule.route, conditions));
     }
     out
+}
+
+/// One rule under each of its conditions that can hold at a place.
+fn under<'c>(
+    context: &Context<'_>,
+    written: &Written<VirtualService>,
+    place: &Place<'_>,
+    path: &str,
+    route: &[RouteDestination],
+    conditions: impl Iterator<Item = Condition<'c>>,
+) -> Vec<TcpRule> {
+    conditions
+        .filter(|condition| condition.holds_at(place, written.namespace()))
+        .map(|condition| TcpRule {
+            matches: condition.matches(),
+            clusters: weighted(context, written, route, place),
+            because: written.because(path),
+        })
+        .collect()
 }
 
 /// Whether a VirtualService has a rule of a kind for a host.
@@ -137,20 +177,6 @@ fn weighted(
             )
         })
         .collect()
-}
-
-fn takes(
-    place: &Place<'_>,
-    namespace: &str,
-    gateways: &[String],
-    port: Option<u16>,
-    labels: &Labels,
-    source_namespace: &str,
-) -> bool {
-    (gateways.is_empty() || place.is_at(gateways, namespace))
-        && port.is_none_or(|p| p == place.port)
-        && (labels.is_empty() || place.source_labels.is_some_and(|own| own.matches(labels)))
-        && (source_namespace.is_empty() || source_namespace == place.namespace)
 }
 
 fn subnets(written: &[String]) -> Vec<isthmus_xds::envoy::core::CidrRange> {

@@ -267,3 +267,63 @@ fn a_gateway_with_a_name_is_followed_to_its_addresses() {
     ];
     assert_eq!(told, expected.map(|(a, p, w)| (a.to_owned(), p, w)));
 }
+
+#[test]
+fn a_range_of_addresses_is_told_from_others_on_its_port() {
+    let mut us = us();
+    us.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: databases, namespace: default}
+spec:
+  hosts: [databases.example.com]
+  addresses: [192.0.2.0/25, 192.0.2.130]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: NONE
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: vaults, namespace: default}
+spec:
+  hosts: [vaults.example.com]
+  addresses: [198.18.0.0/15]
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+  resolution: NONE
+",
+    );
+    let told = us.told(Sidecar, "sleep-1.default");
+    let listener = told.listener("0.0.0.0_5432");
+    let ranges: Vec<_> = listener
+        .filter_chains
+        .iter()
+        .map(|c| {
+            let ranges = &c.filter_chain_match.as_ref().unwrap().prefix_ranges;
+            let text = |r: &isthmus_xds::envoy::core::CidrRange| {
+                format!("{}/{}", r.address_prefix, r.prefix_len.unwrap().value)
+            };
+            (
+                ranges.iter().map(text).collect::<Vec<_>>().join(" "),
+                tcp_clusters(c),
+            )
+        })
+        .collect();
+    let to = |host: &str| vec![(format!("outbound|5432||{host}.example.com"), 1)];
+    assert_eq!(
+        ranges,
+        [
+            ("192.0.2.0/25".to_owned(), to("databases")),
+            ("198.18.0.0/15".to_owned(), to("vaults")),
+        ]
+    );
+    assert_eq!(
+        listener.default_filter_chain.as_ref().map(tcp_clusters),
+        Some(vec![("PassthroughCluster".to_owned(), 1)])
+    );
+    // What has an address of its own as well has a listener there.
+    let own = told.listener("192.0.2.130_5432");
+    assert_eq!(
+        own.default_filter_chain.as_ref().map(tcp_clusters),
+        Some(to("databases"))
+    );
+}
