@@ -13,6 +13,7 @@
 #![allow(clippy::expect_used)]
 
 mod access_log;
+mod authority;
 mod config;
 mod cors;
 mod ejection;
