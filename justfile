@@ -21,6 +21,10 @@ interop:
     tests/interop/install.sh
     cargo test -p isthmus --features interop --test interop
 
+# Mutated input for every reader: all of them, or one; for so many seconds. What fails is kept in fuzz/corpus.
+fuzz *ARGS:
+    cargo run --release -p isthmus-fuzz -- {{ARGS}}
+
 # Licences, duplicate versions, forbidden crates.
 deny:
     cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny

@@ -239,3 +239,10 @@ fn hostile_texts_are_refused_and_end() {
     }
     assert!(to_json(&any).is_object());
 }
+
+#[test]
+fn a_text_too_deep_for_the_stack_is_refused() {
+    let deep = format!("node: {}1{}", "{id: ".repeat(5000), "}".repeat(5000));
+    let error = read::<Bootstrap>("deep.yaml", &deep).unwrap_err().to_string();
+    assert!(error.starts_with("deep.yaml"), "{error}");
+}

@@ -33,8 +33,27 @@ pub(super) struct Key {
     pub(super) position: Position,
 }
 
+/// Stack for reading. The parser bounds the depth (64), but a level takes it tens of kilobytes without
+/// optimisation, which is more than a thread of a test or of a runtime has.
+const STACK: usize = 16 << 20;
+
 /// Reads exactly one document. Depth, size and the growth of aliases are bounded by the parser.
 pub(super) fn parse(text: &str) -> Result<Node, (Position, String)> {
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new().stack_size(STACK);
+        let reader = reader.spawn_scoped(scope, || read(text)).map_err(|e| {
+            (
+                Position::default(),
+                format!("cannot be read: no thread for it: {e}"),
+            )
+        })?;
+        reader
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn read(text: &str) -> Result<Node, (Position, String)> {
     let options = serde_saphyr::options! {
         with_snippet: false,
         // Enough for any configuration, and little enough that a text of aliases of aliases ends at once.
