@@ -394,9 +394,12 @@ impl MeshConfig {
         self.dns_refresh_rate.unwrap_or(Duration::from_secs(60))
     }
 
-    /// Time for sniffing a protocol.
+    /// Time for sniffing a protocol; zero waits for ever. That is upstream's default, and a server that
+    /// speaks first is never heard on a port whose protocol nobody said.
     pub fn protocol_detection_timeout(&self) -> Duration {
-        self.protocol_detection_timeout.unwrap_or(Duration::from_secs(5))
+        let default = if self.like_istio() { 0 } else { 5 };
+        self.protocol_detection_timeout
+            .unwrap_or(Duration::from_secs(default))
     }
 
     /// Whether mTLS is used wherever the other side takes it.

@@ -9,6 +9,7 @@ use isthmus_xds::envoy::google::protobuf::{
     Any, BoolValue, Duration as ProtoDuration, ListValue, Struct, UInt32Value, UInt64Value, Value,
     value::Kind,
 };
+use isthmus_xds::envoy::pb::envoy::r#type::v3::Int32Range;
 use isthmus_xds::envoy::pb::xds;
 use isthmus_xds::envoy::{core, listener, matcher, types};
 use prost::{Message, Name};
@@ -193,6 +194,30 @@ pub fn listener_filter(name: &str, type_name: &str) -> listener::ListenerFilter 
         config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any_empty(
             type_name,
         ))),
+    }
+}
+
+/// A listener filter that does not look at connections to some ports.
+pub fn listener_filter_except(name: &str, type_name: &str, ports: &[u16]) -> listener::ListenerFilter {
+    use listener::ListenerFilterChainMatchPredicate as Predicate;
+    use listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
+    let one = |port: &u16| Predicate {
+        rule: Some(Rule::DestinationPortRange(Int32Range {
+            start: i32::from(*port),
+            end: i32::from(*port) + 1,
+        })),
+    };
+    listener::ListenerFilter {
+        filter_disabled: match ports {
+            [] => None,
+            [only] => Some(one(only)),
+            several => Some(Predicate {
+                rule: Some(Rule::OrMatch(MatchSet {
+                    rules: several.iter().map(one).collect(),
+                })),
+            }),
+        },
+        ..listener_filter(name, type_name)
     }
 }
 

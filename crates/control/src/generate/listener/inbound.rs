@@ -60,14 +60,26 @@ pub fn listener(context: &Context<'_>, ports: &BTreeMap<u16, Protocol>) -> Liste
         chains.extend(undeclared(Some(*port), *mode).chains(context, &authorization));
     }
     chains.extend(undeclared(None, context.mtls.mode).chains(context, &authorization));
+    // A server that speaks first is not kept waiting for a client that would only be looked at in vain.
+    let declared: Vec<u16> = (ports.iter())
+        .filter(|(_, protocol)| **protocol != Protocol::Auto)
+        .map(|(port, _)| *port)
+        .collect();
+    let never_tls: Vec<u16> = (ports.iter())
+        .filter(|(port, protocol)| {
+            let bytes = **protocol != Protocol::Auto && !protocol.is_http();
+            bytes && context.mtls.port(**port) == MtlsMode::Disable
+        })
+        .map(|(port, _)| *port)
+        .collect();
     Listener {
         name: "virtualInbound".to_owned(),
         address: Some(wire::socket("0.0.0.0", CAPTURE_PORT)),
         traffic_direction: core::TrafficDirection::Inbound as i32,
         listener_filters: vec![
             wire::listener_filter("envoy.filters.listener.original_dst", ORIGINAL_DST),
-            wire::listener_filter("envoy.filters.listener.tls_inspector", TLS_INSPECTOR),
-            wire::listener_filter("envoy.filters.listener.http_inspector", HTTP_INSPECTOR),
+            wire::listener_filter_except("envoy.filters.listener.tls_inspector", TLS_INSPECTOR, &never_tls),
+            wire::listener_filter_except("envoy.filters.listener.http_inspector", HTTP_INSPECTOR, &declared),
         ],
         listener_filters_timeout: wire::duration(context.mesh().detection_timeout),
         continue_on_listener_filters_timeout: !context.mesh().detection_timeout.is_zero(),

@@ -219,3 +219,40 @@ spec: {action: DENY, rules: [{to: [{operation: {methods: [POST], ports: ['5432']
         .collect();
     assert_eq!(rules, [1, 0], "DENY keeps its port, ALLOW allows nothing");
 }
+
+/// Ports at which an inspector does not look, as text.
+fn unseen(listener: &Listener, inspector: &str) -> String {
+    let filter = listener
+        .listener_filters
+        .iter()
+        .find(|f| f.name.ends_with(inspector));
+    let disabled = filter.unwrap().filter_disabled.as_ref();
+    disabled.map_or_else(String::new, |d| {
+        use isthmus_xds::envoy::listener::listener_filter_chain_match_predicate::Rule;
+        let Some(Rule::DestinationPortRange(range)) = &d.rule else {
+            panic!("{d:?}")
+        };
+        assert_eq!(range.end, range.start + 1);
+        range.start.to_string()
+    })
+}
+
+#[test]
+fn nobody_waits_for_bytes_that_decide_nothing() {
+    let mut us = us();
+    us.apply(&service("db", "default", "10.0.0.7", "{name: tcp, port: 5432}"))
+        .apply(&pod("db-1", "default", "10.0.1.7", "us-1", "app: db"));
+    let permissive = us.told(Sidecar, "db-1.default").listener("virtualInbound");
+    assert_eq!(unseen(&permissive, "http_inspector"), "5432");
+    assert_eq!(
+        unseen(&permissive, "tls_inspector"),
+        "",
+        "mTLS and plaintext are told apart"
+    );
+    us.apply(&authentication("plain", "default", "{mtls: {mode: DISABLE}}"));
+    let off = us.told(Sidecar, "db-1.default").listener("virtualInbound");
+    assert_eq!(unseen(&off, "tls_inspector"), "5432");
+    // HTTP and the application's own TLS on one port are still told apart.
+    let http = us.told(Sidecar, "reviews-v1.default").listener("virtualInbound");
+    assert_eq!(unseen(&http, "tls_inspector"), "");
+}
