@@ -16,6 +16,7 @@ mod dial;
 mod files;
 mod identify;
 mod names;
+mod startup_pages;
 pub mod workers;
 
 use std::io;
@@ -155,6 +156,7 @@ async fn serve(config: Config, spawn: Spawn, logging: Option<logging::Handle>) -
         connected: connected.subscribe(),
         live: live.subscribe(),
     });
+    tokio::spawn(startup_pages::release_when_settled(readiness.clone()));
     let (_end_of_servers, watcher) = drain::channel();
     for (server, page) in servers {
         let router = match page {
