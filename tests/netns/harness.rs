@@ -3,6 +3,7 @@
 //! Most stories share one; those that need others certificates or outages have demos besides. A demo runs in the foreground below a shell that waits for the end of its standard input. That pipe
 //! is held by the test process alone, so however the process ends, the shell notices and ends the demo.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -241,6 +242,20 @@ impl Mesh {
             .map(|dir| std::fs::read_to_string(Path::new(dir).join(format!("{container}.log"))))
             .map(Result::unwrap_or_default)
             .collect()
+    }
+
+    /// Every file of the clusters' YAML with its text.
+    pub fn yaml(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for cluster in ["us", "eu"] {
+            let entries = std::fs::read_dir(self.config_dir(cluster));
+            for entry in entries.into_iter().flatten().flatten() {
+                if let Ok(text) = std::fs::read(entry.path()) {
+                    files.insert(entry.path(), text);
+                }
+            }
+        }
+        files
     }
 
     /// Where a cluster's YAML lies, to be edited as a user does.

@@ -1,9 +1,11 @@
 //! Turns with a demo that stories share: beside others that only look, or alone, with everything undone at
 //! the end.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use serde_json::Value;
 
@@ -35,17 +37,10 @@ impl Deref for Reader {
 #[derive(Debug)]
 pub struct Writer {
     mesh: &'static Mesh,
-    undo: Mutex<Vec<Undo>>,
+    /// Every file of the clusters' YAML as it was at the beginning.
+    yaml: BTreeMap<PathBuf, Vec<u8>>,
+    broken: AtomicBool,
     _turn: RwLockWriteGuard<'static, ()>,
-}
-
-/// How something is undone.
-#[derive(Debug)]
-enum Undo {
-    Delete { cluster: String, yaml: String },
-    Apply { cluster: String, yaml: String },
-    RemoveFile(PathBuf),
-    Mend,
 }
 
 impl Deref for Writer {
@@ -61,7 +56,8 @@ impl Writer {
     pub fn new(mesh: &'static Mesh, turn: RwLockWriteGuard<'static, ()>) -> Self {
         Self {
             mesh,
-            undo: Mutex::default(),
+            yaml: mesh.yaml(),
+            broken: AtomicBool::new(false),
             _turn: turn,
         }
     }
@@ -77,16 +73,10 @@ impl Writer {
         std::thread::spawn(move || mesh.fetch_json(workload, url, options))
     }
 
-    /// Creates or changes objects; what did not exist before is deleted at the end.
+    /// Creates or changes objects; at the end everything is as it was.
     pub fn apply(&self, cluster: &str, yaml: &str) {
         let output = self.try_apply(cluster, yaml);
         assert_eq!(output.code, 0, "apply in {cluster}: {output}\n{yaml}");
-        if output.stdout.contains(" created") {
-            self.undo_with(Undo::Delete {
-                cluster: cluster.to_owned(),
-                yaml: yaml.to_owned(),
-            });
-        }
     }
 
     /// As [`Writer::apply`], for YAML that is to be refused.
@@ -113,25 +103,20 @@ impl Writer {
             output.code, 0,
             "delete {kind} {namespace}/{name} in {cluster}: {output}"
         );
-        self.undo_with(Undo::Apply {
-            cluster: cluster.to_owned(),
-            yaml,
-        });
     }
 
     /// Writes a file among a cluster's YAML, as an editor does.
     pub fn write_file(&self, cluster: &str, name: &str, yaml: &str) {
         let path = self.config_dir(cluster).join(name);
         std::fs::write(&path, yaml).expect("the demo's YAML can be written");
-        self.undo_with(Undo::RemoveFile(path));
     }
 
     /// Breaks something as `isthmus demo break` does; mended at the end.
     pub fn break_with(&self, arguments: &[&str]) {
         let all: Vec<&str> = ["demo", "break"].iter().chain(arguments).copied().collect();
         let output = self.isthmus(&all);
+        self.broken.store(true, Ordering::Relaxed);
         assert_eq!(output.code, 0, "{all:?}: {output}");
-        self.undo_with(Undo::Mend);
     }
 
     /// Undoes black holes and cuts, and starts what was stopped, now.
@@ -139,34 +124,26 @@ impl Writer {
         let output = self.isthmus(&["demo", "break", "mend"]);
         assert_eq!(output.code, 0, "{output}");
     }
-
-    fn undo_with(&self, undo: Undo) {
-        self.undo
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(undo);
-    }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let undo = std::mem::take(&mut *self.undo.lock().unwrap_or_else(PoisonError::into_inner));
-        for undo in undo.into_iter().rev() {
-            let output = match undo {
-                Undo::Delete { cluster, yaml } => {
-                    self.isthmus_with(&["delete", "--cluster", &cluster, "-f", "-"], &yaml)
-                }
-                Undo::Apply { cluster, yaml } => {
-                    self.isthmus_with(&["apply", "--cluster", &cluster, "-f", "-"], &yaml)
-                }
-                Undo::RemoveFile(path) => {
-                    let _ = std::fs::remove_file(path);
-                    continue;
-                }
-                Undo::Mend => self.isthmus(&["demo", "break", "mend"]),
-            };
+        if self.broken.load(Ordering::Relaxed) {
+            let output = self.isthmus(&["demo", "break", "mend"]);
             if output.code != 0 {
-                eprintln!("undoing what a story did: {output}");
+                eprintln!("mending what a story broke: {output}");
+            }
+        }
+        let now = self.mesh.yaml();
+        let added = now.keys().filter(|path| !self.yaml.contains_key(*path));
+        let undone = added.map(std::fs::remove_file);
+        let changed = self
+            .yaml
+            .iter()
+            .filter(|(path, text)| now.get(*path) != Some(text));
+        for undone in undone.chain(changed.map(|(path, text)| std::fs::write(path, text))) {
+            if let Err(error) = undone {
+                eprintln!("undoing what a story wrote: {error}");
             }
         }
     }
