@@ -158,7 +158,8 @@ fn every_source_and_condition_is_enforced() {
     let forwarded: &[&str] = &["-H", "x-forwarded-for: 203.0.113.7"];
     let page: &[&str] = &[];
     // The rule, how it is asked so that it holds, and how so that it does not.
-    let rules: &[(&str, (&str, &[&str]), (&str, &[&str]))] = &[
+    type Asked<'a> = (&'a str, &'a [&'a str]);
+    let rules: &[(&str, Asked<'_>, Asked<'_>)] = &[
         (
             "from: [{source: {serviceAccounts: [sleep]}}]",
             (sleep, page),

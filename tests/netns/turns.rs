@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
@@ -141,10 +141,17 @@ impl Drop for Writer {
             .yaml
             .iter()
             .filter(|(path, text)| now.get(*path) != Some(text));
-        for undone in undone.chain(changed.map(|(path, text)| std::fs::write(path, text))) {
+        for undone in undone.chain(changed.map(|(path, text)| replace(path, text))) {
             if let Err(error) = undone {
                 eprintln!("undoing what a story wrote: {error}");
             }
         }
     }
+}
+
+/// Puts another text in a file's place at once: half of it would be a cluster with half its pods.
+fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(new, path)
 }
