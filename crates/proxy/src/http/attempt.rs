@@ -12,7 +12,7 @@ use crate::config::cluster::Discovery;
 use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
-use crate::upstream::connect::{ConnectError, unreachable};
+use crate::upstream::connect::{ConnectError, Purpose, probe_ejected, unreachable};
 use crate::upstream::gateway;
 use crate::upstream::pool::{Lease, Wire, acquire, redial};
 use crate::upstream::silence::{be_patient, hedge_after};
@@ -256,10 +256,15 @@ impl Attempts<'_> {
         }
         let (link, sent) = (lease.link().clone(), Instant::now());
         let mut sending = std::pin::pin!(Upstream::send(lease, request));
+        let alarmed = async {
+            while !link.pulse.is_silent() && !host.is_lost() {
+                host.alarm.notified().await;
+            }
+        };
         tokio::select! {
             biased;
             result = sending.as_mut() => return result,
-            () = link.pulse.fell_silent() => {}
+            () = alarmed => {}
         }
         let another = |picked: Rc<Host>| match Rc::ptr_eq(&picked, host) {
             // Behind a gateway's address there may be another replica: it was heard.
@@ -276,7 +281,13 @@ impl Attempts<'_> {
     /// has won.
     async fn lease(&mut self, authority: Option<Rc<str>>) -> Result<(Rc<Host>, Lease), Failure> {
         let started = Instant::now();
-        let first = self.pick().map_err(Failure::Connect)?;
+        let first = match self.pick() {
+            Ok(first) => first,
+            Err(error) => {
+                probe_ejected(self.cx, self.cluster, &self.purpose(authority));
+                return Err(Failure::Connect(error));
+            }
+        };
         self.tried.push(first.clone());
         let mut running = self.contend(&first, &authority);
         let fixed = matches!(self.cluster.config.discovery, Discovery::OriginalDst { .. });
@@ -348,6 +359,13 @@ impl Attempts<'_> {
                 Ok(Err(error)) if redials >= gateway::MOST_REDIALS => return Err(Failure::Connect(error)),
                 Ok(Err(_)) | Err(_) => {}
             }
+        }
+    }
+
+    fn purpose(&self, authority: Option<Rc<str>>) -> Purpose {
+        Purpose {
+            alpn: self.wire.alpn(),
+            authority,
         }
     }
 

@@ -18,6 +18,9 @@ use super::rng::Rng;
 /// How long a host of an original-destination cluster is remembered without work.
 const ORIGINAL_KEPT: Duration = Duration::from_secs(30);
 
+/// Least time between two probes of ejected hosts.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why no host can be picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PickError {
@@ -55,6 +58,8 @@ pub struct ClusterState {
     pub requests: Cell<u32>,
     /// Retries in flight.
     pub retries: Cell<u32>,
+    /// When an ejected host was last dialled to see whether it can be reached.
+    probed: Cell<Option<Instant>>,
 }
 
 impl ClusterState {
@@ -70,6 +75,7 @@ impl ClusterState {
             pending: Cell::new(0),
             requests: Cell::new(0),
             retries: Cell::new(0),
+            probed: Cell::new(None),
         })
     }
 
@@ -190,7 +196,25 @@ impl ClusterState {
         if host.outlier.is_ejected(now) || !host.outlier.add(evidence, criteria) {
             return;
         }
-        self.eject(host, now);
+        if self.eject(host, now) {
+            host.outlier.ejected_by(evidence);
+        }
+    }
+
+    /// An ejected host that could not be reached, when it is time to see whether it can be now.
+    pub fn due_for_probe(&self, now: Instant, rng: &Rng) -> Option<Rc<Host>> {
+        if self.probed.get().is_some_and(|last| now - last < PROBE_INTERVAL) {
+            return None;
+        }
+        let hosts = self.hosts.borrow();
+        let unreached = |h: &&Rc<Host>| h.outlier.is_ejected(now) && h.last_failure.borrow().is_some();
+        let number = hosts.iter().filter(unreached).count();
+        let host = hosts
+            .iter()
+            .filter(unreached)
+            .nth(rng.below(number.max(1) as u64) as usize)?;
+        self.probed.set(Some(now));
+        Some(host.clone())
     }
 
     /// Takes a host out when the cluster's share allows it; whether it did.

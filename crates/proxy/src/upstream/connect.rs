@@ -148,7 +148,10 @@ pub async fn dial(
             let now = Instant::now();
             bump(&host.totals.connections);
             bump(&host.totals.connections_active);
-            host.last_failure.take();
+            if host.last_failure.take().is_some() && host.outlier.reinstate(now) {
+                tracing::info!(cluster = %cluster.config.name, endpoint = %host, "endpoint let back: it can be reached again");
+                cluster.invalidate();
+            }
             cluster.heard(host, now);
             cluster.note(host, Evidence::Connected);
             let held = Open {
@@ -237,7 +240,13 @@ pub async fn dial_hedged(
     pick: impl Fn(&[Rc<Host>]) -> Result<Rc<Host>, PickError>,
 ) -> Result<(Rc<Host>, Established), ConnectError> {
     let started = Instant::now();
-    let first = pick(tried)?;
+    let first = match pick(tried) {
+        Ok(first) => first,
+        Err(error) => {
+            probe_ejected(cx, cluster, purpose);
+            return Err(error.into());
+        }
+    };
     tried.push(first.clone());
     let mut racing = Box::pin(spawn_dial(cx, cluster, &first, purpose));
     let Some(hedge) = cluster.config.isthmus.connect_hedge else {
@@ -268,6 +277,15 @@ pub async fn dial_hedged(
     be_patient(race, &raced, started, cluster.config.connect_timeout)
         .await
         .unwrap_or_else(|patience| Err(unreachable(cluster, &raced, started, patience)))
+}
+
+/// Somebody was turned away since all are ejected: one of those that could not be reached is dialled to see
+/// whether it can be now, for nobody's request. At most one a second in a cluster.
+pub fn probe_ejected(cx: &Rc<Worker>, cluster: &Rc<ClusterState>, purpose: &Purpose) {
+    let now = Instant::now();
+    if let Some(host) = cluster.due_for_probe(now, &cx.rng) {
+        drop(spawn_dial(cx, cluster, &host, purpose));
+    }
 }
 
 /// Nobody of those raced since `started` could be reached: they are told apart from those that could.

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::config::endpoint::{Address, Endpoint, Health};
 
 use super::pool::HostPool;
@@ -48,6 +50,10 @@ pub struct Host {
     heard: Cell<Option<Instant>>,
     /// Since when it is silent, while one dial finds out whether it is still there.
     silent: Cell<Option<Instant>>,
+    /// It is silent, and a dial was not answered either.
+    lost: Cell<bool>,
+    /// Tells requests in flight that one of its connections fell silent, or that it is lost.
+    pub alarm: Notify,
     /// Round trip to it, as the last connection measured it, and when.
     rtt: Cell<Option<(Duration, Instant)>>,
     /// Passive health.
@@ -94,6 +100,8 @@ impl Host {
             last_failure: RefCell::default(),
             heard: Cell::new(None),
             silent: Cell::new(None),
+            lost: Cell::new(false),
+            alarm: Notify::new(),
             rtt: Cell::new(None),
             outlier: super::outlier::History::default(),
             pool: HostPool::default(),
@@ -132,6 +140,7 @@ impl Host {
     /// It gave a sign of life; whether that ends a silence.
     pub fn hear(&self, now: Instant) -> bool {
         self.heard.set(Some(now));
+        self.lost.set(false);
         self.silent.take().is_some()
     }
 
@@ -143,6 +152,19 @@ impl Host {
     /// Whether it is silent: others are preferred.
     pub fn is_silent(&self) -> bool {
         self.silent.get().is_some()
+    }
+
+    /// Whether it is silent and does not answer a dial either.
+    pub fn is_lost(&self) -> bool {
+        self.lost.get()
+    }
+
+    /// A dial was not answered; counts while it is silent.
+    pub fn lose(&self) {
+        if self.is_silent() {
+            self.lost.set(true);
+            self.alarm.notify_waiters();
+        }
     }
 
     /// Round trip to it, once a connection was made.
@@ -256,6 +278,7 @@ impl Drop for SilentMark {
     fn drop(&mut self) {
         if self.0.silent.get() == Some(self.1) {
             self.0.silent.set(None);
+            self.0.lost.set(false);
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct History {
     consecutive_gateway: Cell<u32>,
     consecutive_local: Cell<u32>,
     ejected_until: Cell<Option<Instant>>,
+    /// The last ejection was for answers, which a connection does not make up for.
+    for_answers: Cell<bool>,
     times: Cell<u32>,
 }
 
@@ -47,6 +49,21 @@ impl History {
     /// When it comes back, when it is out at `now`.
     pub fn returns_at(&self, now: Instant) -> Option<Instant> {
         self.ejected_until.get().filter(|until| now < *until)
+    }
+
+    /// What the ejection was for.
+    pub fn ejected_by(&self, evidence: Evidence) {
+        self.for_answers.set(matches!(evidence, Evidence::Status(_)));
+    }
+
+    /// A host that could not be reached was; whether that ends an ejection at `now`. Envoy does the same when
+    /// an active health check succeeds (`successful_active_health_check_uneject_host`).
+    pub fn reinstate(&self, now: Instant) -> bool {
+        if self.for_answers.get() || !self.is_ejected(now) {
+            return false;
+        }
+        self.ejected_until.set(Some(now));
+        true
     }
 
     /// Takes a piece of evidence; `true` when it is enough for an ejection.
@@ -202,6 +219,21 @@ mod tests {
             history.eject(&settings, much_later),
             much_later + Duration::from_secs(30)
         );
+    }
+
+    #[test]
+    fn who_could_not_be_reached_is_let_back_once_it_can_be() {
+        let settings = settings();
+        let history = History::default();
+        let start = Instant::now();
+        assert!(!history.reinstate(start), "it is not out");
+        history.eject(&settings, start);
+        history.ejected_by(Evidence::Status(500));
+        assert!(!history.reinstate(start) && history.is_ejected(start));
+        let again = start + Duration::from_secs(31);
+        history.eject(&settings, again);
+        history.ejected_by(Evidence::LocalFailure);
+        assert!(history.reinstate(again) && !history.is_ejected(again));
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub enum Wire {
 }
 
 impl Wire {
-    fn alpn(self) -> AlpnChoice {
+    /// What is offered in the handshake.
+    pub fn alpn(self) -> AlpnChoice {
         match self {
             Self::Http1 => AlpnChoice::Http1,
             Self::Http2 => AlpnChoice::Http2,
@@ -343,7 +344,9 @@ impl Lease {
             gateway::Advice::Replace => self.doom(),
             gateway::Advice::Suspect => {
                 self.doom();
-                self.cluster.eject(&self.host, now);
+                if self.cluster.eject(&self.host, now) {
+                    self.host.outlier.ejected_by(super::Evidence::Status(status));
+                }
             }
         }
     }

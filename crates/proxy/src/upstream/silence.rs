@@ -12,7 +12,8 @@
 //! | a dial takes its time | `connect_hedge` (250 ms), at least 3 round trips | the host is avoided while it lasts; another endpoint, or another replica behind a gateway's address, is dialled beside it. Nothing was sent, so this is safe for every method |
 //! | a connection is in doubt | 50 ms + 2 replies | a request that may be sent once only (POST) takes no pooled connection that was not heard since, but a fresh one: it comes to stand or is raced, before anything is sent |
 //! | it is silent | 50 ms + 200 ms + 3 replies | the host is avoided and dialled once to see whether it is there; pooled connections that were not heard since are dropped, so that no new request takes one; a request that changes nothing is moved to another host |
-//! | it is dead | 50 ms + `unacked_timeout` (500 ms) + 8 replies | it is closed, what is in flight on it fails, unsent bytes are discarded so that they cannot arrive later |
+//! | the host is lost | half a second more, and 8 round trips, without an answer to the dial | requests that change nothing are moved from its other connections as well: they were acknowledged, and will not be answered |
+//! | the connection is dead | 50 ms + `unacked_timeout` (500 ms) + 8 replies | it is closed, what is in flight on it fails, unsent bytes are discarded so that they cannot arrive later |
 //! | nobody can be reached | 1 s, at least 8 round trips | what was raced is given up: 503 UF. A single endpoint that is no gateway has 3 s the first time, and where a kernel answered but no handshake came to its end it is 5 s |
 //! | an idle connection's peer is gone | TCP keep-alive, 4 s | it is closed. A lost probe or two are forgiven |
 //!
@@ -42,7 +43,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::sync::Notify;
 
 use super::host::Host;
 use super::tcp_info::TcpInfo;
@@ -53,6 +53,8 @@ const GRACE: Duration = Duration::from_millis(50);
 /// How long bytes may lie unacknowledged after that on a link without delay: by then the kernel has sent a
 /// lost packet again.
 const SILENT: Duration = Duration::from_millis(200);
+/// How long a dial may go unanswered on a link without delay, once there was silence.
+const LOST: Duration = Duration::from_millis(500);
 /// Between two looks at a silent connection.
 const RECHECK: Duration = Duration::from_millis(50);
 /// Until the first packet of a connection is answered; the kernel repeats it after one second.
@@ -85,6 +87,11 @@ impl TcpInfo {
 /// a TLS handshake take two.
 pub fn hedge_after(hedge: Duration, rtt: Option<Duration>) -> Duration {
     hedge.max(rtt.unwrap_or_default() * 3)
+}
+
+/// How long a dial to a silent host may go unanswered before the host is lost.
+pub fn lost_after(rtt: Option<Duration>) -> Duration {
+    LOST + rtt.unwrap_or_default() * 8
 }
 
 /// Waits for those raced, begun at `started`, as long as it makes sense when there is nobody else to race, and
@@ -137,7 +144,6 @@ pub struct Pulse {
     silent: Cell<bool>,
     /// Given up.
     dead: Cell<bool>,
-    fell_silent: Notify,
 }
 
 impl Default for Pulse {
@@ -148,7 +154,6 @@ impl Default for Pulse {
             heard: Cell::new(Instant::now()),
             silent: Cell::new(false),
             dead: Cell::new(false),
-            fell_silent: Notify::new(),
         }
     }
 }
@@ -181,13 +186,6 @@ impl Pulse {
     /// Whether the connection was given up for its silence.
     pub fn is_dead(&self) -> bool {
         self.dead.get()
-    }
-
-    /// Waits until the peer has fallen silent.
-    pub async fn fell_silent(&self) {
-        while !self.silent.get() {
-            self.fell_silent.notified().await;
-        }
     }
 }
 
@@ -248,7 +246,6 @@ impl Watch {
             }
             pulse.silent.set(true);
             fell_silent(asked);
-            pulse.fell_silent.notify_waiters();
             let dead = |info: &TcpInfo| info.dead_after(self.unacked_timeout);
             if stall.lasts(dead, || !pulse.silent.get()).await {
                 pulse.dead.set(true);

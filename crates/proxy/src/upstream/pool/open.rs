@@ -16,7 +16,7 @@ use crate::upstream::cluster::ClusterState;
 use crate::upstream::connect::{ConnectError, Established, Purpose, dial};
 use crate::upstream::gateway::{self, Remote};
 use crate::upstream::host::{Host, SilentMark};
-use crate::upstream::silence::{Pulse, Watch};
+use crate::upstream::silence::{Pulse, Watch, lost_after};
 use crate::worker::Worker;
 
 use super::{Carrier, Link, Multiplexed, Single, Turn, Waiter, Wire, give, serve_waiting};
@@ -54,16 +54,24 @@ fn fell_silent(
     since: Instant,
 ) {
     host.pool.distrust(since);
+    host.alarm.notify_waiters();
     let Some(mark) = SilentMark::on(host, since) else {
         return;
     };
     tracing::debug!(cluster = %cluster.config.name, endpoint = %host, "silent: nothing sent to it is acknowledged");
     cluster.invalidate();
-    let probe = spawn_connect(cx, cluster, host, wire, authority, None);
-    let cluster = cluster.clone();
+    let began = Instant::now();
+    let mut probe = spawn_connect(cx, cluster, host, wire, authority, None);
+    let (cluster, host) = (cluster.clone(), host.clone());
     tokio::task::spawn_local(async move {
-        // However it ended: a failed dial has told outlier detection.
-        let _ = probe.await;
+        let patience = lost_after(host.rtt());
+        if tokio::time::timeout(patience, &mut probe).await.is_err() {
+            if !host.was_reached_since(began) {
+                host.lose();
+            }
+            // However it ends: a failed dial tells outlier detection.
+            let _ = probe.await;
+        }
         drop(mark);
         cluster.invalidate();
     });
