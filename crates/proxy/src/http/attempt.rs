@@ -12,7 +12,7 @@ use crate::config::cluster::Discovery;
 use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
-use crate::upstream::connect::{ConnectError, Purpose, probe_ejected, unreachable};
+use crate::upstream::connect::{ConnectError, Purpose, gave_up, probe_ejected};
 use crate::upstream::gateway;
 use crate::upstream::pool::{Lease, Wire, acquire, redial};
 use crate::upstream::silence::{be_patient, hedge_after};
@@ -277,10 +277,22 @@ impl Attempts<'_> {
         }
     }
 
-    /// A host and a connection. One that takes long to connect is raced; nothing is sent before somebody
-    /// has won.
+    /// A host and a connection; those that could not be reached are told.
     async fn lease(&mut self, authority: Option<Rc<str>>) -> Result<(Rc<Host>, Lease), Failure> {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), self.tried.len());
+        let result = self.connect(started, authority).await;
+        if let Err(Failure::Connect(error) | Failure::Unreachable(error)) = &result {
+            gave_up(self.cluster, &self.tried[before..], started, error);
+        }
+        result
+    }
+
+    /// One that takes long to connect is raced; nothing is sent before somebody has won.
+    async fn connect(
+        &mut self,
+        started: Instant,
+        authority: Option<Rc<str>>,
+    ) -> Result<(Rc<Host>, Lease), Failure> {
         let first = match self.pick() {
             Ok(first) => first,
             Err(error) => {
@@ -341,12 +353,7 @@ impl Attempts<'_> {
                     let longest = self.cluster.config.connect_timeout;
                     return match be_patient(winner(&mut race), &raced, started, longest).await {
                         Ok(result) => result.map_err(Failure::Connect),
-                        Err(patience) => Err(Failure::Unreachable(unreachable(
-                            self.cluster,
-                            &raced,
-                            started,
-                            patience,
-                        ))),
+                        Err(patience) => Err(Failure::Unreachable(ConnectError::Timeout(patience))),
                     };
                 }
             };

@@ -172,7 +172,8 @@ pub async fn dial(
                 let why = format!("{host}: {error}");
                 host.last_failure.replace(Some(why.into()));
             }
-            if error.is_local_failure() && host.is_blamed(started) {
+            // One dial says nothing of all replicas of a gateway: whoever gives up says it.
+            if error.is_local_failure() && host.gateway().is_none() {
                 cluster.note(host, Evidence::LocalFailure);
             }
             tracing::debug!(
@@ -239,6 +240,21 @@ pub async fn dial_hedged(
     tried: &mut Vec<Rc<Host>>,
     pick: impl Fn(&[Rc<Host>]) -> Result<Rc<Host>, PickError>,
 ) -> Result<(Rc<Host>, Established), ConnectError> {
+    let (started, before) = (Instant::now(), tried.len());
+    let result = race(cx, cluster, purpose, tried, pick).await;
+    if let Err(error) = &result {
+        gave_up(cluster, &tried[before..], started, error);
+    }
+    result
+}
+
+async fn race(
+    cx: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    purpose: &Purpose,
+    tried: &mut Vec<Rc<Host>>,
+    pick: impl Fn(&[Rc<Host>]) -> Result<Rc<Host>, PickError>,
+) -> Result<(Rc<Host>, Established), ConnectError> {
     let started = Instant::now();
     let first = match pick(tried) {
         Ok(first) => first,
@@ -276,7 +292,7 @@ pub async fn dial_hedged(
     };
     be_patient(race, &raced, started, cluster.config.connect_timeout)
         .await
-        .unwrap_or_else(|patience| Err(unreachable(cluster, &raced, started, patience)))
+        .unwrap_or_else(|patience| Err(ConnectError::Timeout(patience)))
 }
 
 /// Somebody was turned away since all are ejected: one of those that could not be reached is dialled to see
@@ -288,19 +304,21 @@ pub fn probe_ejected(cx: &Rc<Worker>, cluster: &Rc<ClusterState>, purpose: &Purp
     }
 }
 
-/// Nobody of those raced since `started` could be reached: they are told apart from those that could.
-pub fn unreachable(
-    cluster: &ClusterState,
-    raced: &[Rc<Host>],
-    started: Instant,
-    patience: Duration,
-) -> ConnectError {
-    let error = ConnectError::Timeout(patience);
-    for host in raced.iter().filter(|host| host.is_blamed(started)) {
+/// Those raced since `started` brought no connection. A failed dial has told of itself, but not of a gateway,
+/// whose replicas share an address; and one that was given up before it ended has told nothing yet.
+pub fn gave_up(cluster: &ClusterState, raced: &[Rc<Host>], started: Instant, error: &ConnectError) {
+    let unanswered = matches!(error, ConnectError::Timeout(t) if *t < cluster.config.connect_timeout);
+    let whole = |host: &&Rc<Host>| match host.gateway() {
+        Some(_) => host.is_blamed(started),
+        None => unanswered,
+    };
+    if !error.is_local_failure() {
+        return;
+    }
+    for host in raced.iter().filter(whole) {
         host.last_failure.replace(Some(format!("{host}: {error}").into()));
         cluster.note(host, Evidence::LocalFailure);
     }
-    error
 }
 
 /// The attempt goes on when nobody waits any more, so that a host known to be slow stays known.

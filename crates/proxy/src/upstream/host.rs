@@ -13,6 +13,9 @@ use crate::config::endpoint::{Address, Endpoint, Health};
 
 use super::pool::HostPool;
 
+/// A gateway heard this long ago is there.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// What makes two descriptions the same endpoint: a change of anything else keeps connections and history.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostKey {
@@ -131,10 +134,11 @@ impl Host {
         self.endpoint.borrow().gateway
     }
 
-    /// Whether an attempt begun at `started` that came to nothing says so of all that is at this address.
-    /// It does not where replicas of a gateway share it and one of them was heard since.
+    /// Whether attempts begun at `started` that came to nothing say so of a gateway. They do not where replicas
+    /// share its address and one of them was heard about then or since.
     pub fn is_blamed(&self, started: Instant) -> bool {
-        self.gateway().is_none() || !self.heard_since(started)
+        let about = started.checked_sub(RECENT).unwrap_or(started);
+        !self.heard_since(about)
     }
 
     /// It gave a sign of life; whether that ends a silence.
