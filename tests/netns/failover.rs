@@ -144,6 +144,7 @@ data:
     assert_eq!(passed("us"), before, "a request went on from eu to us");
 
     mesh.mend();
+    // Soon, although all were ejected again and again: those turned away have them looked at.
     tally(&mesh, "all come from us again", |us, _| us == 20);
     eventually("eu's reviews answer as well", || {
         let output = mesh.fetch("eu/sleep.default", REVIEWS, &["-i"]);

@@ -16,7 +16,7 @@ use crate::upstream::connect::{ConnectError, Purpose, gave_up, probe_ejected};
 use crate::upstream::gateway;
 use crate::upstream::pool::{Lease, Wire, acquire, redial};
 use crate::upstream::silence::{be_patient, hedge_after};
-use crate::upstream::{Busy, ClusterState, Evidence, Host, PickContext};
+use crate::upstream::{Busy, ClusterState, Evidence, Host, PickContext, PickError};
 use crate::worker::Worker;
 
 use super::body::OutgoingBody;
@@ -294,12 +294,14 @@ impl Attempts<'_> {
         authority: Option<Rc<str>>,
     ) -> Result<(Rc<Host>, Lease), Failure> {
         let first = match self.pick() {
-            Ok(first) => first,
-            Err(error) => {
-                probe_ejected(self.cx, self.cluster, &self.purpose(authority));
-                return Err(Failure::Connect(error));
+            Err(PickError::NoHealthy)
+                if probe_ejected(self.cx, self.cluster, &self.purpose(authority.clone())).await =>
+            {
+                self.pick()
             }
+            picked => picked,
         };
+        let first = first.map_err(|e| Failure::Connect(e.into()))?;
         self.tried.push(first.clone());
         let mut running = self.contend(&first, &authority);
         let fixed = matches!(self.cluster.config.discovery, Discovery::OriginalDst { .. });
@@ -385,13 +387,13 @@ impl Attempts<'_> {
         })
     }
 
-    fn pick(&self) -> Result<Rc<Host>, ConnectError> {
+    fn pick(&self) -> Result<Rc<Host>, PickError> {
         let context = PickContext {
             hash: self.hash,
             tried: &self.tried,
             original: self.original,
         };
-        Ok(self.cluster.pick(&context, &self.cx.rng)?)
+        self.cluster.pick(&context, &self.cx.rng)
     }
 }
 

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::config::cluster::{Cluster, Discovery};
 use crate::config::endpoint::{Address, Endpoint, Endpoints, Health};
 
@@ -60,6 +62,10 @@ pub struct ClusterState {
     pub retries: Cell<u32>,
     /// When an ejected host was last dialled to see whether it can be reached.
     probed: Cell<Option<Instant>>,
+    /// Probes of ejected hosts under way.
+    pub probes: Cell<u32>,
+    /// Tells those who wait for a probe that one has ended.
+    pub probe_ended: Notify,
 }
 
 impl ClusterState {
@@ -76,6 +82,8 @@ impl ClusterState {
             requests: Cell::new(0),
             retries: Cell::new(0),
             probed: Cell::new(None),
+            probes: Cell::new(0),
+            probe_ended: Notify::new(),
         })
     }
 

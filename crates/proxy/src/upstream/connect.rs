@@ -257,11 +257,8 @@ async fn race(
 ) -> Result<(Rc<Host>, Established), ConnectError> {
     let started = Instant::now();
     let first = match pick(tried) {
-        Ok(first) => first,
-        Err(error) => {
-            probe_ejected(cx, cluster, purpose);
-            return Err(error.into());
-        }
+        Err(PickError::NoHealthy) if probe_ejected(cx, cluster, purpose).await => pick(tried)?,
+        picked => picked?,
     };
     tried.push(first.clone());
     let mut racing = Box::pin(spawn_dial(cx, cluster, &first, purpose));
@@ -295,13 +292,26 @@ async fn race(
         .unwrap_or_else(|patience| Err(ConnectError::Timeout(patience)))
 }
 
-/// Somebody was turned away since all are ejected: one of those that could not be reached is dialled to see
-/// whether it can be now, for nobody's request. At most one a second in a cluster.
-pub fn probe_ejected(cx: &Rc<Worker>, cluster: &Rc<ClusterState>, purpose: &Purpose) {
-    let now = Instant::now();
-    if let Some(host) = cluster.due_for_probe(now, &cx.rng) {
-        drop(spawn_dial(cx, cluster, &host, purpose));
+/// Somebody is about to be turned away since all are ejected: one of those that could not be reached is dialled
+/// to see whether it can be now, at most one a second in a cluster. Waits for the end of such a probe for as
+/// long as a dial may take without being raced; whether one has ended.
+pub async fn probe_ejected(cx: &Rc<Worker>, cluster: &Rc<ClusterState>, purpose: &Purpose) -> bool {
+    let Some(hedge) = cluster.config.isthmus.connect_hedge else {
+        return false;
+    };
+    if let Some(host) = cluster.due_for_probe(Instant::now(), &cx.rng) {
+        let probe = spawn_dial(cx, cluster, &host, purpose);
+        let cluster = cluster.clone();
+        cluster.probes.set(cluster.probes.get() + 1);
+        tokio::task::spawn_local(async move {
+            // What it brought is known at the host; the connection was for nobody.
+            drop(probe.await);
+            cluster.probes.set(cluster.probes.get().saturating_sub(1));
+            cluster.probe_ended.notify_waiters();
+        });
     }
+    let ended = cluster.probe_ended.notified();
+    cluster.probes.get() > 0 && tokio::time::timeout(hedge, ended).await.is_ok()
 }
 
 /// Those raced since `started` brought no connection. A failed dial has told of itself, but not of a gateway,
