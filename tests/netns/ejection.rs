@@ -109,6 +109,12 @@ fn all_good(summary: &Value) -> bool {
 fn is_ejected_and_let_back(mesh: &Writer, name: &str, cluster: &str) {
     three_in_a_row(mesh, name);
     let shared = |s: &Value| all_good(s) && of(s, "v1") > 0 && of(s, "v2") > 0;
+    // Seen from beside them first: a connection through a gateway leads to one pod for about a minute, and
+    // the first of them should have both to choose from.
+    let beside = format!("{cluster}/sleep.default");
+    let url = format!("http://{name}:8000/hostname");
+    let options = ["--count", "20", "--close", "--tally", "version"];
+    eventually_json("both are there", || mesh.fetch(&beside, &url, &options), shared);
     hosts(mesh, name, "both answer", shared);
     let pod = format!("{cluster}/{name}-v2.default");
     failing(mesh, &pod, "500");

@@ -17,20 +17,23 @@ fn tally(mesh: &Mesh, what: &str, wanted: impl Fn(u64, u64) -> bool) {
     );
 }
 
-/// Under load, `kill` takes the reviews of us away, both pods: every GET is answered, soon from eu.
-fn survives(mesh: &Writer, kill: impl FnOnce(&Writer)) {
+/// Under load, `kill` takes the reviews of us away, both pods: every GET is answered, soon from eu where they
+/// are away for long enough.
+fn survives(mesh: &Writer, for_long: bool, kill: impl FnOnce(&Writer)) {
     tally(mesh, "reviews of us answer", |us, _| us == 20);
     let load = Load::on(mesh, REVIEWS, SERVICE);
     kill(mesh);
     let came = load.end();
     came.lost_only_what_was_in_flight(2);
-    assert!(came.of("us") > 0 && came.of("eu") > 0, "{came:#?}");
+    assert!(came.of("us") > 0, "{came:#?}");
+    assert!(!for_long || came.of("eu") > 0, "{came:#?}");
 }
 
 #[test]
 fn pods_whose_process_is_killed_are_left_although_they_are_listed() {
     let mesh = Mesh::exclusive();
-    survives(&mesh, |mesh| {
+    // Their containers are started again at once.
+    survives(&mesh, false, |mesh| {
         for pod in ["us/reviews-v1", "us/reviews-v2"] {
             mesh.break_with(&["kill", pod, "--container", "reviews"]);
         }
@@ -41,7 +44,7 @@ fn pods_whose_process_is_killed_are_left_although_they_are_listed() {
 #[test]
 fn removed_pods_are_left() {
     let mesh = Mesh::exclusive();
-    survives(&mesh, |mesh| {
+    survives(&mesh, true, |mesh| {
         for version in ["v1", "v2"] {
             mesh.delete("us", "deployments", "default", &format!("reviews-{version}"));
         }
@@ -52,7 +55,7 @@ fn removed_pods_are_left() {
 #[test]
 fn pods_whose_packets_are_dropped_are_left_and_come_back() {
     let mesh = Mesh::exclusive();
-    survives(&mesh, |mesh| {
+    survives(&mesh, true, |mesh| {
         for pod in ["us/reviews-v1", "us/reviews-v2"] {
             mesh.break_with(&["black-hole", pod]);
         }
