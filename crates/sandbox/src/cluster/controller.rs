@@ -162,7 +162,7 @@ impl<E: Engine> State<E> {
         loop {
             tokio::select! {
                 _ = tick.tick() => {
-                    if self.refresh() {
+                    if self.refresh(false) {
                         self.reconcile();
                     }
                 }
@@ -176,7 +176,7 @@ impl<E: Engine> State<E> {
                 command = inbox.recv() => match command {
                     None => return,
                     Some(Command::Refresh { done }) => {
-                        self.refresh();
+                        self.refresh(true);
                         self.reconcile();
                         let _ = done.send(());
                     }
@@ -192,8 +192,8 @@ impl<E: Engine> State<E> {
         }
     }
 
-    fn refresh(&mut self) -> bool {
-        match self.files.refresh() {
+    fn refresh(&mut self, at_once: bool) -> bool {
+        match self.files.refresh(at_once) {
             Ok(changed) => changed,
             Err(error) => {
                 let dir = self.settings.config_dir();

@@ -17,6 +17,8 @@ pub struct Signature(Vec<(PathBuf, u64, Option<SystemTime>)>);
 pub struct UserFiles {
     dir: PathBuf,
     seen: Option<Signature>,
+    /// What was found last, if it was other than what was read.
+    restless: Option<Signature>,
     objects: Vec<Arc<Object>>,
     findings: Vec<Finding>,
 }
@@ -27,6 +29,7 @@ impl UserFiles {
         Self {
             dir,
             seen: None,
+            restless: None,
             objects: Vec::new(),
             findings: Vec::new(),
         }
@@ -34,11 +37,13 @@ impl UserFiles {
 
     /// Reads the directory if it changed since the last time; says whether it did.
     ///
-    /// A file that does not parse leaves what it held before: the last good objects stay.
+    /// A file that does not parse leaves what it held before: the last good objects stay. A change is read
+    /// when two looks have found the same, since half a file may well parse, and would end the pods of its
+    /// other half; `at_once` whoever asks knows that nobody is writing.
     ///
     /// # Errors
     /// The directory cannot be listed.
-    pub fn refresh(&mut self) -> io::Result<bool> {
+    pub fn refresh(&mut self, at_once: bool) -> io::Result<bool> {
         let mut files = Vec::new();
         for path in load::list(&self.dir)? {
             // A file that is gone by now is missing, as if it had not been listed.
@@ -48,6 +53,11 @@ impl UserFiles {
         }
         let signature = Signature(files);
         if self.seen.as_ref() == Some(&signature) {
+            self.restless = None;
+            return Ok(false);
+        }
+        if !at_once && self.seen.is_some() && self.restless.as_ref() != Some(&signature) {
+            self.restless = Some(signature);
             return Ok(false);
         }
         let mut parsed = Parsed::default();
@@ -116,4 +126,33 @@ pub fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let aside = path.with_file_name(format!(".{name}.new"));
     std::fs::write(&aside, content)?;
     std::fs::rename(&aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("namespace.yaml");
+        let whole = "apiVersion: v1\nkind: Namespace\nmetadata: {name: echo}\n";
+        std::fs::write(&file, whole).unwrap();
+        let mut files = UserFiles::new(dir.path().to_owned());
+        assert!(files.refresh(false).unwrap(), "the first look is the start");
+        assert_eq!(files.objects().len(), 1);
+
+        // Truncated, as most writers begin: no look on the way may take the objects away.
+        std::fs::write(&file, "").unwrap();
+        assert!(!files.refresh(false).unwrap());
+        std::fs::write(&file, format!("{whole}---\n{}", whole.replace("echo", "foo"))).unwrap();
+        assert!(!files.refresh(false).unwrap());
+        assert_eq!(files.objects().len(), 1);
+        assert!(files.refresh(false).unwrap(), "it rests");
+        assert_eq!(files.objects().len(), 2);
+
+        std::fs::write(&file, whole).unwrap();
+        assert!(files.refresh(true).unwrap(), "whoever wrote it says so");
+        assert_eq!(files.objects().len(), 1);
+    }
 }
