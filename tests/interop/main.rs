@@ -17,4 +17,7 @@ mod grpc;
 #[path = "../netns/harness.rs"]
 mod harness;
 mod program;
+#[allow(dead_code)]
+#[path = "../netns/turns.rs"]
+mod turns;
 mod wire;

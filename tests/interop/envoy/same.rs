@@ -184,7 +184,13 @@ impl Proxy {
             let lines: BTreeMap<String, Value> = text
                 .lines()
                 .filter_map(|l| serde_json::from_str::<Value>(l).ok())
-                .filter_map(|l| Some((l["case"].as_str()?.to_owned(), l)))
+                .filter_map(|mut l| {
+                    // Flags are a set: in which order they were raised says nothing.
+                    let mut flags: Vec<&str> = l["flags"].as_str()?.split(',').collect();
+                    flags.sort_unstable();
+                    l["flags"] = flags.join(",").into();
+                    Some((l["case"].as_str()?.to_owned(), l))
+                })
                 .collect();
             if lines.contains_key(last) {
                 Ok(lines)
