@@ -20,6 +20,7 @@ pub mod limits;
 pub mod local_reply;
 pub mod mirror;
 pub mod outgoing;
+mod own_answer;
 pub mod request;
 pub mod retry;
 pub mod route;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{LOCATION, SERVER, SET_COOKIE, UPGRADE};
-use http::{HeaderValue, Method, StatusCode, Version, response};
-use http_body::Frame;
+use http::header::{LOCATION, SET_COOKIE, UPGRADE};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::config::RouteTable;
 use crate::config::http_filter::HttpFilter;
 use crate::config::listener::{HttpManager, NetworkFilter, Routes, TrafficDirection};
-use crate::config::route::{Action, Forward, HeaderOperations, HostRewrite, Target, VirtualHost};
+use crate::config::route::{Action, Forward, HostRewrite, Target, VirtualHost};
 use crate::telemetry::flags::Flags;
 use crate::telemetry::http::Record;
 use crate::telemetry::peer;
@@ -29,6 +28,7 @@ use super::headers::{self, NOT_DELIVERED, ORIGINAL_HOST, ORIGINAL_PATH, SERVICE_
 use super::limits::Limits;
 use super::local_reply::LocalReply;
 use super::outgoing::{hash_of, wire_of};
+use super::own_answer::{add_to, bodiless, local, local_with, name_server, routed, send_own};
 use super::retry::{Outcome, Retries};
 use super::route::{self, Match, NoMatch};
 use super::stream::{Broken, Downstream, RequestHead, answer};
@@ -536,84 +536,6 @@ fn upgrade_allowed(manager: &HttpManager, forward: &Forward, protocol: &str) -> 
         Some((_, enabled)) => *enabled,
         None => manager.upgrades.iter().any(|u| u == protocol),
     }
-}
-
-/// Answers to HEAD, 204 and 304 have no body, whatever their headers say.
-fn bodiless(method: &Method, status: StatusCode) -> bool {
-    method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
-}
-
-/// A reply before a route was found.
-async fn local(down: Downstream, record: Record, manager: &HttpManager, reply: LocalReply) {
-    routed(down, record, manager, reply, &[]).await;
-}
-
-/// A reply behind a route, with what the route adds to answers.
-async fn routed(
-    down: Downstream,
-    record: Record,
-    manager: &HttpManager,
-    reply: LocalReply,
-    operations: &[&HeaderOperations],
-) {
-    local_with(down, record, manager, reply, operations, |_| {}).await;
-}
-
-/// Applies the operations of a route on answers.
-fn add_to(head: &mut response::Parts, operations: &[&HeaderOperations], record: &Record) {
-    for level in operations {
-        headers::apply(&level.response, &mut head.headers, &record.story);
-    }
-}
-
-async fn local_with(
-    down: Downstream,
-    mut record: Record,
-    manager: &HttpManager,
-    reply: LocalReply,
-    operations: &[&HeaderOperations],
-    adjust: impl FnOnce(&mut response::Parts),
-) {
-    record.flag(reply.flags);
-    record.details(reply.details.clone());
-    let (mut head, body) = reply.into_parts(record.is_grpc());
-    record.answers(head.status);
-    add_to(&mut head, operations, &record);
-    adjust(&mut head);
-    send_own(down, record, manager, head, body).await;
-}
-
-/// Sends an answer of our own.
-async fn send_own(
-    mut down: Downstream,
-    mut record: Record,
-    manager: &HttpManager,
-    mut head: response::Parts,
-    body: Bytes,
-) {
-    // HEAD is told the length of what GET would get.
-    if !bodiless(&Method::GET, head.status) && !head.headers.contains_key(http::header::CONTENT_LENGTH) {
-        head.headers
-            .insert(http::header::CONTENT_LENGTH, body.len().into());
-    }
-    name_server(manager, &mut head);
-    record.answered(&head);
-    record.complete();
-    if bodiless(&down.head.method, head.status) || body.is_empty() {
-        down.send_head(head, true);
-        return;
-    }
-    record.sent(&body);
-    down.send_head(head, false);
-    down.send(Frame::data(body), true).await;
-}
-
-fn name_server(manager: &HttpManager, head: &mut response::Parts) {
-    if manager.server_header_pass_through {
-        return;
-    }
-    let name = manager.server_name.as_deref().unwrap_or("envoy");
-    headers::insert(&mut head.headers, SERVER, name);
 }
 
 /// The time for the whole request: the route's, or what gRPC asks for and the route allows.
