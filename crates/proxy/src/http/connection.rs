@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +26,7 @@ use crate::worker::Worker;
 
 use super::executor::Local;
 use super::request;
-use super::stream::respond;
+use super::stream::{Gone, respond};
 
 /// Windows large enough for bulk over a long link.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -45,6 +47,8 @@ pub struct HttpConnection {
     active: Cell<u32>,
     /// A request has begun on it.
     used: Cell<bool>,
+    /// No further request will be taken.
+    ending: Cell<bool>,
     idle_since: Cell<Instant>,
 }
 
@@ -109,12 +113,24 @@ pub async fn serve(cx: Rc<Worker>, facts: Rc<Facts>, chain: Arc<FilterChain>, st
         version: Cell::new(cx.live().version),
         active: Cell::new(0),
         used: Cell::new(false),
+        ending: Cell::new(false),
         idle_since: Cell::new(Instant::now()),
     });
     let (worker, served) = (cx.clone(), connection.clone());
     let service = service_fn(move |request| {
         let (cx, connection) = (worker.clone(), served.clone());
-        respond(request, scheme, move |down| request::serve(cx, connection, down))
+        let responding = respond(request, scheme, move |down| request::serve(cx, connection, down));
+        let (cx, connection) = (worker.clone(), served.clone());
+        async move {
+            let mut response = responding.await?;
+            // The engine learns of the end between two turns; an answer may be quicker than that.
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if !is_http2 && !switches && (connection.ending.get() || cx.is_draining()) {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Gone>(response)
+        }
     });
     let io = TokioIo::new(stream);
     let ended = if is_http2 {
@@ -190,23 +206,22 @@ async fn drive(
     let idle = manager
         .idle_timeout
         .filter(|d| !d.is_zero() && *d < Duration::MAX);
-    let mut ending = false;
     let mut told = false;
     changes.mark_changed();
     loop {
         tokio::select! {
             ended = engine.as_mut() => return ended,
-            changed = changes.changed(), if !ending => {
+            changed = changes.changed(), if !connection.ending.get() => {
                 let gone = changed.is_err() || cx.is_draining() || connection.follow(cx).is_none();
-                ending = gone;
+                connection.ending.set(gone);
             }
             // A connection that was accepted is owed an answer: the engine would close it unheard.
-            () = begun(connection), if ending && !told => {
+            () = begun(connection), if connection.ending.get() && !told => {
                 told = true;
                 engine.as_mut().shut_down();
             }
-            () = idle_for(connection, idle), if !ending => {
-                ending = true;
+            () = idle_for(connection, idle), if !connection.ending.get() => {
+                connection.ending.set(true);
                 told = true;
                 engine.as_mut().shut_down();
             }
