@@ -115,6 +115,22 @@ fn is_ejected_and_let_back(mesh: &Writer, name: &str, cluster: &str) {
     let url = format!("http://{name}:8000/hostname");
     let options = ["--count", "20", "--close", "--tally", "version"];
     eventually_json("both are there", || mesh.fetch(&beside, &url, &options), shared);
+    let gateway = format!("{cluster}/istio-eastwestgateway.istio-system");
+    let sealed = format!("outbound_.8000_._.{name}.");
+    let passed_on = [
+        "proxy-config",
+        "endpoint",
+        &gateway,
+        "--cluster",
+        &sealed,
+        "-o",
+        "json",
+    ];
+    eventually_json(
+        "the gateway before them knows both",
+        || mesh.isthmus(&passed_on),
+        |endpoints| endpoints.as_array().is_some_and(|all| all.len() == 2),
+    );
     hosts(mesh, name, "both answer", shared);
     let pod = format!("{cluster}/{name}-v2.default");
     failing(mesh, &pod, "500");

@@ -26,6 +26,7 @@ mod leftovers;
 mod load;
 mod locality;
 mod names;
+mod origination;
 mod outages;
 mod restarts;
 mod roots;

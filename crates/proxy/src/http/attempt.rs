@@ -331,7 +331,7 @@ impl Attempts<'_> {
         authority: Option<Rc<str>>,
     ) -> Result<(Rc<Host>, Lease), Failure> {
         let mut raced: Vec<Rc<Host>> = self.tried.last().cloned().into_iter().collect();
-        let mut redials = 0;
+        let (mut joined, mut redials) = (started, 0);
         loop {
             let gateway = raced.iter().find(|host| host.gateway().is_some());
             let pause = match (self.pick(), gateway) {
@@ -339,6 +339,7 @@ impl Attempts<'_> {
                     race.push(self.contend(&other, &authority));
                     self.tried.push(other.clone());
                     raced.push(other);
+                    joined = Instant::now();
                     hedge
                 }
                 (_, Some(gateway)) if redials < gateway::MOST_REDIALS => {
@@ -353,7 +354,7 @@ impl Attempts<'_> {
                 }
                 _ => {
                     let longest = self.cluster.config.connect_timeout;
-                    return match be_patient(winner(&mut race), &raced, started, longest).await {
+                    return match be_patient(winner(&mut race), &raced, started, joined, longest).await {
                         Ok(result) => result.map_err(Failure::Connect),
                         Err(patience) => Err(Failure::Unreachable(ConnectError::Timeout(patience))),
                     };

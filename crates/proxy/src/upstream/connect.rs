@@ -268,12 +268,13 @@ async fn race(
     if let Ok(result) = tokio::time::timeout(hedge_after(hedge, first.rtt()), racing.as_mut()).await {
         return result.map(|e| (first, e));
     }
-    let mut raced = vec![first.clone()];
+    let (mut raced, mut joined) = (vec![first.clone()], started);
     if let Ok(other) = pick(tried)
         && !tried.iter().any(|t| Rc::ptr_eq(t, &other))
     {
         tried.push(other.clone());
         raced.push(other);
+        joined = Instant::now();
     }
     let race = async {
         let Some(other) = raced.get(1).cloned() else {
@@ -287,7 +288,7 @@ async fn race(
             Either::Right((Err(_), racing)) => racing.await.map(|e| (first, e)),
         }
     };
-    be_patient(race, &raced, started, cluster.config.connect_timeout)
+    be_patient(race, &raced, started, joined, cluster.config.connect_timeout)
         .await
         .unwrap_or_else(|patience| Err(ConnectError::Timeout(patience)))
 }

@@ -14,7 +14,7 @@
 //! | it is silent | 50 ms + 200 ms + 3 replies | the host is avoided and dialled once to see whether it is there; pooled connections that were not heard since are dropped, so that no new request takes one; a request that changes nothing is moved to another host |
 //! | the host is lost | half a second more, and 8 round trips, without an answer to the dial | requests that change nothing are moved from its other connections as well: they were acknowledged, and will not be answered |
 //! | the connection is dead | 50 ms + `unacked_timeout` (500 ms) + 8 replies | it is closed, what is in flight on it fails, unsent bytes are discarded so that they cannot arrive later |
-//! | nobody can be reached | 1 s, at least 8 round trips | what was raced is given up: 503 UF. A single endpoint that is no gateway has 3 s the first time, and where a kernel answered but no handshake came to its end it is 5 s |
+//! | nobody can be reached | 1 s after the last was dialled, at least 8 round trips | what was raced is given up: 503 UF. A single endpoint that is no gateway has 3 s the first time, and where a kernel answered but no handshake came to its end it is 5 s |
 //! | an idle connection's peer is gone | TCP keep-alive, 4 s | it is closed. A lost probe or two are forgiven |
 //!
 //! Within a data centre a request is moved after a quarter of a second; over 300 ms of ocean after 1.2 s,
@@ -94,8 +94,8 @@ pub fn lost_after(rtt: Option<Duration>) -> Duration {
     LOST + rtt.unwrap_or_default() * 8
 }
 
-/// Waits for those raced, begun at `started`, as long as it makes sense when there is nobody else to race, and
-/// never beyond `connect_timeout`.
+/// Waits for those raced, begun at `started`, as long as it makes sense when nobody else is to come since the
+/// last one joined at `joined`, and never beyond `connect_timeout`.
 ///
 /// # Errors
 /// How long it was.
@@ -103,12 +103,15 @@ pub async fn be_patient<T>(
     race: impl Future<Output = T>,
     raced: &[Rc<Host>],
     started: Instant,
+    joined: Instant,
     connect_timeout: Duration,
 ) -> Result<T, Duration> {
     let mut race = std::pin::pin!(race);
     let mut patience = Duration::ZERO;
+    // Whoever joined last has the whole of it: on a busy machine the others may have used up all of the time.
+    let before = joined.saturating_duration_since(started);
     loop {
-        let now = patience_with(raced, started).min(connect_timeout);
+        let now = (before + patience_with(raced, started)).min(connect_timeout);
         if now <= patience {
             return Err(patience);
         }
