@@ -153,6 +153,10 @@ unsafe fn child(
         if libc::setsid() < 0 {
             fail(2);
         }
+        // What whoever started the demo ignores (nohup; a shell's background jobs) is not the pods' affair.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
