@@ -97,8 +97,7 @@ impl Came {
         let posts = &self.posts;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let failed = number(&posts["requests"]) - number(&posts["statuses"]["200"]);
-        // And one that met a connection in the very moment in which it ended.
-        assert!(failed <= CLIENTS * broken + 1, "{failed} POSTs failed: {posts:#}");
+        assert!(failed <= CLIENTS * broken, "{failed} POSTs failed: {posts:#}");
         assert_eq!(number(&posts["statuses"]["503"]), failed, "{posts:#}");
         // Those in flight were sent at the same time, near enough.
         let sent = posts["failures"].as_array().into_iter().flatten();

@@ -101,12 +101,22 @@ struct Multiplexed {
 type Turn = u64;
 type Waiter = oneshot::Sender<Result<Lease, ConnectError>>;
 
+/// A request without a connection yet.
+#[derive(Debug)]
+struct Waiting {
+    wire: Wire,
+    turn: Turn,
+    /// It may be sent once only, so a connection in doubt is none for it.
+    once: bool,
+    answer: Waiter,
+}
+
 /// The connections of one host.
 #[derive(Debug, Default)]
 pub struct HostPool {
     idle: RefCell<VecDeque<(Single, Instant)>>,
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
-    waiting: RefCell<VecDeque<(Wire, Turn, Waiter)>>,
+    waiting: RefCell<VecDeque<Waiting>>,
     turns: Cell<Turn>,
     /// HTTP/2 dials under way.
     dialling: Cell<u32>,
@@ -409,7 +419,12 @@ pub async fn acquire(
     let (waiter, answer) = oneshot::channel();
     let turn = pool.turns.get();
     pool.turns.set(turn.wrapping_add(1));
-    pool.waiting.borrow_mut().push_back((wire, turn, waiter));
+    pool.waiting.borrow_mut().push_back(Waiting {
+        wire,
+        turn,
+        once,
+        answer: waiter,
+    });
     let full = cluster.connections.get() >= limits.connections && host.totals.connections_active.get() > 0;
     let shared = wire == Wire::Http2 && pool.dialling.get() > 0;
     if !full && !shared {
@@ -470,7 +485,7 @@ fn lease_stream(cluster: &Rc<ClusterState>, host: &Rc<Host>, connection: Rc<Mult
 /// Hands a free HTTP/1.1 connection to whoever waits first, else keeps it.
 fn give(cluster: &Rc<ClusterState>, host: &Rc<Host>, single: Single) {
     let mut single = single;
-    while let Some(waiter) = next_waiting(host, false) {
+    while let Some(waiter) = next_waiting(host, &single.link, false) {
         match waiter.send(Ok(lease_single(cluster, host, single))) {
             Ok(()) => return,
             Err(Ok(mut lease)) => match lease.carrier.take() {
@@ -493,7 +508,7 @@ fn serve_waiting(cluster: &Rc<ClusterState>, host: &Rc<Host>, connection: &Rc<Mu
         && connection.link.is_usable(Instant::now())
         && !connection.sender.is_closed()
     {
-        let Some(waiter) = next_waiting(host, true) else {
+        let Some(waiter) = next_waiting(host, &connection.link, true) else {
             return;
         };
         if let Err(Ok(mut lease)) = waiter.send(Ok(lease_stream(cluster, host, connection.clone()))) {
@@ -504,9 +519,12 @@ fn serve_waiting(cluster: &Rc<ClusterState>, host: &Rc<Host>, connection: &Rc<Mu
     }
 }
 
-fn next_waiting(host: &Host, http2: bool) -> Option<Waiter> {
+/// Who waits first for a connection like this one.
+fn next_waiting(host: &Host, link: &Link, http2: bool) -> Option<Waiter> {
     let mut waiting = host.pool.waiting.borrow_mut();
-    waiting.retain(|(_, _, answer)| !answer.is_closed());
-    let at = waiting.iter().position(|(wire, ..)| wire.takes(http2))?;
-    waiting.remove(at).map(|(_, _, answer)| answer)
+    waiting.retain(|w| !w.answer.is_closed());
+    let at = waiting
+        .iter()
+        .position(|w| w.wire.takes(http2) && host.pool.trusts(link, w.once))?;
+    waiting.remove(at).map(|w| w.answer)
 }

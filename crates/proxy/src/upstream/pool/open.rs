@@ -139,7 +139,7 @@ pub(super) fn spawn_connect(
                     .waiting
                     .borrow()
                     .iter()
-                    .any(|(w, _, answer)| w.takes(true) && !answer.is_closed());
+                    .any(|w| w.wire.takes(true) && !w.answer.is_closed());
                 if left && host.pool.dialling.get() == 0 {
                     spawn_connect(&cx, &cluster, &host, wire, authority, None);
                 }
@@ -254,21 +254,21 @@ async fn drive(
 fn fail_waiting(host: &Host, wire: Wire, turn: Option<Turn>, error: &ConnectError) {
     let failed: Vec<Waiter> = {
         let mut waiting = host.pool.waiting.borrow_mut();
-        waiting.retain(|(_, _, answer)| !answer.is_closed());
-        let own = waiting.iter().position(|(_, t, _)| Some(*t) == turn);
+        waiting.retain(|w| !w.answer.is_closed());
+        let own = waiting.iter().position(|w| Some(w.turn) == turn);
         let mut failed: Vec<_> = own.and_then(|at| waiting.remove(at)).into_iter().collect();
         let under_way = host.pool.opening(wire).get() as usize;
-        let left = waiting.iter().filter(|(w, ..)| *w == wire).count();
+        let left = waiting.iter().filter(|w| w.wire == wire).count();
         let more = match wire {
             Wire::Http2 if under_way == 0 => left,
             Wire::Http1 | Wire::ByAlpn if own.is_none() && turn.is_some() && left > under_way => 1,
             _ => 0,
         };
         for _ in 0..more {
-            let at = waiting.iter().position(|(w, ..)| *w == wire);
+            let at = waiting.iter().position(|w| w.wire == wire);
             failed.extend(at.and_then(|at| waiting.remove(at)));
         }
-        failed.into_iter().map(|(_, _, answer)| answer).collect()
+        failed.into_iter().map(|w| w.answer).collect()
     };
     for waiter in failed {
         let _ = waiter.send(Err(error.clone()));
