@@ -8,6 +8,12 @@
 //!                                                             └▶ lease    one writer among replicas
 //! ```
 
+pub mod apply;
 mod connect;
+mod resources;
+mod rest;
 
+pub use apply::{Applier, ApplyError};
 pub use connect::{Cluster, ConnectError, Credentials};
+pub use resources::{Resource, Resources};
+pub use rest::RequestError;
