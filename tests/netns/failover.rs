@@ -23,7 +23,7 @@ fn survives(mesh: &Writer, for_long: bool, kill: impl FnOnce(&Writer)) {
     tally(mesh, "reviews of us answer", |us, _| us == 20);
     let load = Load::on(mesh, REVIEWS, SERVICE);
     kill(mesh);
-    let came = load.end();
+    let came = load.end(mesh);
     came.lost_only_what_was_in_flight(2);
     assert!(came.of("us") > 0, "{came:#?}");
     assert!(!for_long || came.of("eu") > 0, "{came:#?}");

@@ -47,7 +47,7 @@ fn one_goes(kill: impl FnOnce(&Writer, &str)) {
     let both = until_replicas(&mesh, 2);
     let load = Load::on(&mesh, HTTPBIN, SERVICE);
     kill(&mesh, &both[0]);
-    let came = load.end();
+    let came = load.end(&mesh);
     came.lost_only_what_was_in_flight(1);
     mesh.mend();
     mesh.apply("eu", include_str!("../../samples/two-clusters/eu/east-west.yaml"));

@@ -1,10 +1,12 @@
 //! Load on one service while a story goes on: GETs, and POSTs beside them.
 
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use serde_json::Value;
 
 use crate::harness::{Mesh, Writer, eventually};
+use crate::steady::log_access;
 
 /// Clients of each load; each has one request in flight.
 const CLIENTS: u64 = 4;
@@ -24,6 +26,8 @@ pub struct Came {
     pub gets: Value,
     /// Summary of the POSTs.
     pub posts: Value,
+    /// What proxies wrote of requests that were not answered with 200, for whoever has to find out why.
+    trouble: Vec<String>,
 }
 
 impl Load {
@@ -54,6 +58,8 @@ impl Load {
             "--data",
             "order",
         ];
+        log_access(mesh, "us");
+        log_access(mesh, "eu");
         let before = requests(mesh, service);
         let load = Self {
             gets: mesh.meanwhile("us/sleep.default", url, GETS),
@@ -71,13 +77,31 @@ impl Load {
     }
 
     /// Waits for its end.
-    pub fn end(self) -> Came {
+    pub fn end(self, mesh: &Mesh) -> Came {
         let summary = |load: JoinHandle<Value>| load.join().expect("the load ran to its end");
         Came {
             gets: summary(self.gets),
             posts: summary(self.posts),
+            trouble: trouble(mesh),
         }
     }
+}
+
+/// Lines of access logs about requests that were not answered with 200, each with its pod.
+fn trouble(mesh: &Mesh) -> Vec<String> {
+    let status = mesh.status();
+    let clusters = status["clusters"].as_array().into_iter().flatten();
+    let pods = clusters.flat_map(|c| c["pods"].as_array().into_iter().flatten());
+    let mut lines = Vec::new();
+    for pod in pods {
+        let Some(dir) = pod["logs"].as_str() else { continue };
+        let log = std::fs::read_to_string(Path::new(dir).join("istio-proxy.log")).unwrap_or_default();
+        let bad = log
+            .lines()
+            .filter(|l| l.starts_with('[') && !l.contains("\" 200 "));
+        lines.extend(bad.map(|line| format!("{} {line}", pod["name"])));
+    }
+    lines
 }
 
 impl Came {
@@ -97,13 +121,21 @@ impl Came {
         let posts = &self.posts;
         let number = |value: &Value| value.as_u64().unwrap_or_default();
         let failed = number(&posts["requests"]) - number(&posts["statuses"]["200"]);
-        assert!(failed <= CLIENTS * broken, "{failed} POSTs failed: {posts:#}");
+        assert!(
+            failed <= CLIENTS * broken,
+            "{failed} POSTs failed: {posts:#}\n{}",
+            self.trouble.join("\n")
+        );
         assert_eq!(number(&posts["statuses"]["503"]), failed, "{posts:#}");
         // Those in flight were sent at the same time, near enough.
         let sent = posts["failures"].as_array().into_iter().flatten();
         let sent: Vec<u64> = sent.map(|f| number(&f["sent_ms"])).collect();
         if let (Some(first), Some(last)) = (sent.iter().min(), sent.iter().max()) {
-            assert!(last - first < LONGEST_GAP_MS, "{posts:#}");
+            assert!(
+                last - first < LONGEST_GAP_MS,
+                "{posts:#}\n{}",
+                self.trouble.join("\n")
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{Mesh, Output, SHORT_LIVED, eventually, eventually_json};
-use crate::steady::{ACCESS_LOG, FAR, Loads, NEAR, all_answer, in_step, peers_connected};
+use crate::steady::{FAR, Loads, NEAR, all_answer, in_step, log_access, peers_connected};
 
 /// Half the life of a certificate in this demo, which is when it is to be renewed.
 const HALF_LIFE: Duration = Duration::from_secs(30);
@@ -201,7 +201,7 @@ fn lost_and_not_forgotten(mesh: &Mesh) {
 fn a_cluster_goes_as_a_whole_and_comes_back() {
     let mesh = SHORT_LIVED.exclusive();
     // As in Istio, there is no access log until the MeshConfig asks for one.
-    mesh.apply("us", ACCESS_LOG);
+    log_access(&mesh, "us");
     all_answer(&mesh, "answers");
     let near = mesh.meanwhile(
         "us/sleep.default",

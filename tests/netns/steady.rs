@@ -20,6 +20,19 @@ data:
     accessLogFile: /dev/stdout
 ";
 
+/// Turns the access log of a cluster on, and returns when sleep's sidecar writes it.
+pub fn log_access(mesh: &Mesh, cluster: &str) {
+    let applied = mesh.isthmus_with(&["apply", "--cluster", cluster, "-f", "-"], ACCESS_LOG);
+    assert_eq!(applied.code, 0, "{applied}");
+    let workload = format!("{cluster}/sleep.default");
+    eventually("the sidecar writes its access log", || {
+        let asked = mesh.fetch(&workload, NEAR, &["--close"]);
+        let log = mesh.log(cluster, "default", "sleep", "istio-proxy");
+        let line = log.lines().any(|l| l.starts_with('[') && l.contains("\"GET "));
+        line.then_some(()).ok_or_else(|| format!("{asked}{log}"))
+    });
+}
+
 /// Two loads from one pod, near and far, until their time is over.
 pub struct Loads([JoinHandle<Value>; 2]);
 

@@ -35,6 +35,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const PREFACE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a fresh connection may take for its only request once it is to end.
 const LAST_CALL: Duration = Duration::from_secs(5);
+/// How long a used HTTP/1.1 connection lies idle before it is closed once it is to end. The next answer says that
+/// it is the last; closing sooner would cross a request that is on its way, and nobody could say whether it was
+/// served (RFC 9112, 9.6).
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection as its requests see it.
 #[derive(Debug)]
@@ -144,7 +148,8 @@ pub async fn serve(cx: Rc<Worker>, facts: Rc<Facts>, chain: Arc<FilterChain>, st
         if !manager.upgrades.is_empty() {
             builder.enable_connect_protocol();
         }
-        drive(&cx, &connection, manager, builder.serve_connection(io, service)).await
+        let engine = builder.serve_connection(io, service);
+        drive(&cx, &connection, manager, engine, Duration::ZERO).await
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -154,7 +159,7 @@ pub async fn serve(cx: Rc<Worker>, facts: Rc<Facts>, chain: Arc<FilterChain>, st
             .max_buf_size(manager.max_header_bytes.max(8192))
             .half_close(false);
         let engine = builder.serve_connection(io, service).with_upgrades();
-        drive(&cx, &connection, manager, engine).await
+        drive(&cx, &connection, manager, engine, LAST_PAUSE).await
     };
     if let Err(error) = ended {
         tracing::debug!(listener = %connection.facts.listener, peer = %connection.facts.source, %error, "HTTP connection ended");
@@ -195,11 +200,13 @@ where
     }
 }
 
+/// Serves until the connection ends; one that is to end does so once it has been without a request for `pause`.
 async fn drive(
     cx: &Worker,
     connection: &Rc<HttpConnection>,
     manager: &HttpManager,
     engine: impl Engine,
+    pause: Duration,
 ) -> Result<(), hyper::Error> {
     let mut engine = std::pin::pin!(engine);
     let mut changes = cx.watch();
@@ -216,7 +223,7 @@ async fn drive(
                 connection.ending.set(gone);
             }
             // A connection that was accepted is owed an answer: the engine would close it unheard.
-            () = begun(connection), if connection.ending.get() && !told => {
+            () = said_last(connection, pause), if connection.ending.get() && !told => {
                 told = true;
                 engine.as_mut().shut_down();
             }
@@ -229,11 +236,15 @@ async fn drive(
     }
 }
 
-/// Waits until the connection has had a request, or had its time to send one.
-async fn begun(connection: &HttpConnection) {
+/// Waits until the connection has had a request, or had its time to send one, and then until none has come for
+/// `pause`.
+async fn said_last(connection: &HttpConnection, pause: Duration) {
     let deadline = Instant::now() + LAST_CALL;
     while !connection.used.get() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if !pause.is_zero() && connection.used.get() {
+        idle_for(connection, Some(pause)).await;
     }
 }
 

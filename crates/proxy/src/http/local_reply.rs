@@ -90,9 +90,17 @@ impl LocalReply {
     /// The attempt broke.
     pub fn broken(broken: &Broken, retried: bool) -> Self {
         match broken {
-            Broken::NotSent | Broken::Terminated | Broken::Unacknowledged => {
-                Self::reset("connection termination", Flags::UC, retried)
-            }
+            Broken::Terminated => Self::reset("connection termination", Flags::UC, retried),
+            Broken::NotSent => Self::reset(
+                "connection termination, transport failure reason: not sent, the pooled connections had gone",
+                Flags::UC,
+                retried,
+            ),
+            Broken::Unacknowledged => Self::reset(
+                "connection termination, transport failure reason: what was sent is not acknowledged",
+                Flags::UC,
+                retried,
+            ),
             Broken::Refused | Broken::Reset => Self::reset("remote reset", Flags::UR, retried),
             Broken::Protocol => {
                 let mut reply = Self::reset("protocol error", Flags::UPE, retried);

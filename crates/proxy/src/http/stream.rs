@@ -313,7 +313,11 @@ impl Upstream {
             }
             Err(SendError::NotSent(_)) => Err(Broken::NotSent),
             Err(SendError::Silent) => Err(Broken::Unacknowledged),
-            Err(SendError::Broken(error)) => Err(classify(&error)),
+            Err(SendError::Broken(error)) => {
+                let host = lease.host();
+                tracing::debug!(endpoint = %host, %error, cause = ?error.source(), "no answer on an open connection");
+                Err(classify(&error))
+            }
         }
     }
 

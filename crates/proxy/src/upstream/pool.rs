@@ -33,6 +33,11 @@ use super::silence::Pulse;
 pub use open::redial;
 use open::spawn_connect;
 
+/// How long a plaintext HTTP/1.1 connection may lie idle to be still fit for a request that can be sent once
+/// only. An application closes idle connections when it likes (Node.js after 5 s) and says so to nobody; a
+/// request that crosses the close is lost. Proxies of the mesh are told apart by their TLS: they announce the end.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// What a request wants to be carried by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
@@ -202,7 +207,9 @@ impl HostPool {
             };
             match next {
                 Some((c, _)) if !c.link.is_usable(now) || c.sender.is_closed() => {}
-                Some((c, since)) if !self.trusts(&c.link, once) => distrusted.push_back((c, since)),
+                Some((c, since)) if !self.trusts(&c.link, once) || (once && c.link.is_stale(since, now)) => {
+                    distrusted.push_back((c, since));
+                }
                 other => break other.map(|(connection, _)| connection),
             }
         };
@@ -230,6 +237,11 @@ impl Link {
     /// No new request, ever.
     fn is_over(&self, now: Instant) -> bool {
         self.doomed.get() || self.until.is_some_and(|until| now >= until)
+    }
+
+    /// Idle `since` for so long that its peer may be closing it just now.
+    fn is_stale(&self, since: Instant, now: Instant) -> bool {
+        self.tls.is_none() && now.duration_since(since) >= FRESH
     }
 
     /// A new request may be sent now.
@@ -415,6 +427,14 @@ pub async fn acquire(
         return Ok(lease);
     }
     let limits = &cluster.config.limits;
+    let full = cluster.connections.get() >= limits.connections && host.totals.connections_active.get() > 0;
+    if full
+        && wire != Wire::Http2
+        && let Some(single) = pool.take_idle(host.gateway().is_some(), false, now)
+    {
+        // There will be no better one.
+        return Ok(lease_single(cluster, host, single));
+    }
     let pending = Held::take(cluster, |c| &c.pending, limits.pending.max(1)).ok_or(ConnectError::Overflow)?;
     let (waiter, answer) = oneshot::channel();
     let turn = pool.turns.get();
@@ -425,7 +445,6 @@ pub async fn acquire(
         once,
         answer: waiter,
     });
-    let full = cluster.connections.get() >= limits.connections && host.totals.connections_active.get() > 0;
     let shared = wire == Wire::Http2 && pool.dialling.get() > 0;
     if !full && !shared {
         spawn_connect(cx, cluster, host, wire, authority, Some(turn));
@@ -527,4 +546,69 @@ fn next_waiting(host: &Host, link: &Link, http2: bool) -> Option<Waiter> {
         .iter()
         .position(|w| w.wire.takes(http2) && host.pool.trusts(link, w.once))?;
     waiting.remove(at).map(|w| w.answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cluster::Balancer;
+    use crate::upstream::tests::{UP, cluster, endpoints};
+
+    fn link() -> Link {
+        Link {
+            local: None,
+            tls: None,
+            remote: Remote::default(),
+            pulse: Pulse::default(),
+            doomed: Cell::new(false),
+            until: None,
+            served: Cell::new(0),
+        }
+    }
+
+    #[test]
+    fn who_waits_with_a_post_is_handed_no_connection_in_doubt() {
+        let c = cluster(Balancer::RoundRobin, false);
+        c.update(Some(&endpoints(&[(0, 0, &[(1, 1, UP)])])));
+        let mut hosts = Vec::new();
+        c.each_host(|host| hosts.push(host.clone()));
+        let host = &hosts[0];
+        let (unheard, begins) = (link(), Instant::now());
+        let wait = |once| {
+            let (answer, waits) = oneshot::channel();
+            host.pool.waiting.borrow_mut().push_back(Waiting {
+                wire: Wire::Http1,
+                turn: 0,
+                once,
+                answer,
+            });
+            waits
+        };
+        let _post = wait(true);
+        assert!(
+            next_waiting(host, &unheard, true).is_none(),
+            "it speaks another HTTP"
+        );
+        host.pool.doubts.set(1);
+        host.pool.doubted.set(Some(begins));
+        assert!(
+            next_waiting(host, &unheard, false).is_none(),
+            "not heard since the doubt began"
+        );
+        let _get = wait(false);
+        assert!(
+            next_waiting(host, &unheard, false).is_some(),
+            "a GET can be sent again"
+        );
+        assert!(next_waiting(host, &unheard, false).is_none());
+        let heard = link();
+        heard.pulse.hear(begins + Duration::from_millis(1));
+        assert!(next_waiting(host, &heard, false).is_some());
+        let _late = wait(true);
+        host.pool.doubts.set(0);
+        assert!(
+            next_waiting(host, &unheard, false).is_some(),
+            "the doubt has passed"
+        );
+    }
 }

@@ -14,7 +14,7 @@ use super::host::SlowMark;
 use super::rng::Rng;
 use super::{ClusterState, Host, PickContext, PickError};
 
-fn cluster(balancer: Balancer, locality_weighted: bool) -> Rc<ClusterState> {
+pub fn cluster(balancer: Balancer, locality_weighted: bool) -> Rc<ClusterState> {
     ClusterState::new(Arc::new(Cluster {
         name: "c".into(),
         discovery: Discovery::Eds("c".into()),
@@ -49,9 +49,9 @@ fn address(last: u8) -> SocketAddr {
 }
 
 /// Priority, locality weight, and hosts as last byte of the address, weight and health.
-type Given<'a> = (u32, u32, &'a [(u8, u32, Health)]);
+pub type Given<'a> = (u32, u32, &'a [(u8, u32, Health)]);
 
-fn endpoints(localities: &[Given<'_>]) -> Arc<Endpoints> {
+pub fn endpoints(localities: &[Given<'_>]) -> Arc<Endpoints> {
     let localities = localities
         .iter()
         .map(|(priority, weight, hosts)| LocalityEndpoints {
@@ -81,7 +81,7 @@ fn endpoints(localities: &[Given<'_>]) -> Arc<Endpoints> {
     })
 }
 
-const UP: Health = Health::Healthy;
+pub const UP: Health = Health::Healthy;
 const DOWN: Health = Health::Unhealthy;
 
 /// Shares of 10,000 picks in percent.

@@ -125,7 +125,7 @@ fn every_failure_has_its_flag() {
             "/refused-again 503 UF,URX upstream_reset_before_response_started{",
             "/hangs-up 503 UC upstream_reset_before_response_started{connection_termination}",
             "/silent 200 - via_upstream",
-            "/silent 503 UC upstream_reset_before_response_started{connection_termination}",
+            "/silent 503 UC upstream_reset_before_response_started{connection_termination|what_was_sent_is_not_acknowledged}",
             "/unreachable 503 UF upstream_reset_before_response_started{connection_timeout}",
             "/late 504 UT response_timeout",
             "/failing 503 URX via_upstream",

@@ -238,3 +238,35 @@ fn a_draining_worker_answers_who_still_comes_and_says_it_is_the_last_time() {
         assert!(answer.contains("connection: close"), "{answer}");
     });
 }
+
+/// A request that crosses the close of an idle connection is lost without anybody's fault, so a connection in
+/// use is told by its next answer.
+#[test]
+fn a_draining_worker_closes_no_connection_under_the_next_request() {
+    run(async {
+        let app = Server::http1("app").await;
+        let at = free();
+        let config = Config::default()
+            .listener(listener("http", at, vec![chain("c", http_to("a"))]))
+            .cluster(cluster("a"), vec![endpoint(app.address)]);
+        let proxy = Proxy::start(config.live(1)).await;
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let get = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let mut seen = [0u8; 4096];
+        stream.write_all(get).await.unwrap();
+        assert!(stream.read(&mut seen).await.unwrap() > 0);
+        proxy.orders.send(Order::Drain).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all(get).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+        // One that nobody uses ends by itself.
+        let mut idle = TcpStream::connect(at).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        idle.read_to_string(&mut answer).await.unwrap();
+    });
+}

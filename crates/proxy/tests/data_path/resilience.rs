@@ -511,9 +511,34 @@ fn stale_connections_are_no_failures() {
         });
         let (at, config) = one(cluster("a"), vec![endpoint(address)], (*retries()).clone());
         let _proxy = Proxy::start(config.live(1)).await;
-        for _ in 0..50 {
+        for i in 0..50 {
             assert_eq!(get(at, "a", "/").await.body, "ok");
+            let answer = request(at, "POST", "a", "/", &[], "order").await;
+            assert_eq!(answer.body, "ok", "{i}");
         }
+    });
+}
+
+/// An application closes idle connections when it likes. A GET that crosses the close is sent again; a POST takes
+/// no connection that lay idle for long.
+#[test]
+fn a_post_takes_no_connection_that_its_application_may_be_closing() {
+    run(async {
+        let app = Server::http1("app").await;
+        let (at, config) = one(cluster("a"), vec![endpoint(app.address)], (*retries()).clone());
+        let proxy = Proxy::start(config.live(1)).await;
+        let opened = async || proxy.report().await.endpoints[0].connections_total;
+        for expected in [1, 1] {
+            assert_eq!(get(at, "a", "/").await.status, 200);
+            assert_eq!(request(at, "POST", "a", "/", &[], "order").await.status, 200);
+            assert_eq!(opened().await, expected, "busy connections are used again");
+        }
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(get(at, "a", "/").await.status, 200);
+        assert_eq!(opened().await, 1);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(request(at, "POST", "a", "/", &[], "order").await.status, 200);
+        assert_eq!(opened().await, 2);
     });
 }
 

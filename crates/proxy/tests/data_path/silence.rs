@@ -79,7 +79,9 @@ fn what_may_have_had_its_effect_fails_with_its_connection_and_never_arrives_late
         let answer = post(at).await;
         assert_eq!(answer.status, 503);
         assert!(
-            answer.body.ends_with("reset reason: connection termination"),
+            answer
+                .body
+                .ends_with("transport failure reason: what was sent is not acknowledged"),
             "{}",
             answer.body
         );
