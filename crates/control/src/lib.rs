@@ -17,6 +17,7 @@ pub mod generate;
 pub mod ingest;
 pub mod member;
 pub mod mesh;
+pub mod names;
 pub mod peering;
 pub mod proxy;
 pub mod push;

@@ -4,6 +4,7 @@
 //! before the cluster's own configuration has been read; a peer is never waited for.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::ingest::directory::Directory;
 use crate::ingest::overlay::Overlay;
 use crate::member::{MemberHead, MemberState, PeerState};
 use crate::mesh::Identity;
+use crate::names::Names;
 use crate::peering::{self, Peering};
 use crate::push::{self, ControlPlane, Feeds, Served};
 use crate::serve::{self, Addresses, Parts, Sockets};
@@ -59,6 +61,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Ports.
     pub addresses: Addresses,
+    /// Where pods without sidecars are told the mesh's names; `None`: nowhere.
+    pub dns: Option<SocketAddr>,
     /// Life of workload certificates whose proxies ask for none; zero is 24 h.
     pub workload_ttl: Duration,
     /// For `/version`.
@@ -91,6 +95,10 @@ pub async fn run(
 ) -> Result<(), RoleError> {
     let starting = readiness.guard("the first snapshot");
     let sockets = Sockets::bind(&config.addresses)?;
+    let names = config
+        .dns
+        .map(|address| Names::bind(address, &config.identity.root_namespace, &metrics))
+        .transpose()?;
 
     let plane = ControlPlane::new();
     let objects = push::Objects::default();
@@ -121,6 +129,14 @@ pub async fn run(
     };
     drain.spawn(push::run(plane.clone(), objects.clone(), builder, feeds));
 
+    if let Some(names) = names {
+        let serving = names.serve(plane.clone());
+        drain.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "DNS for pods without sidecars ended");
+            }
+        });
+    }
     let trust_domain = first_trust_domain(&plane, sources_failed, &drain).await?;
     let Some(trust_domain) = trust_domain else {
         return Ok(());

@@ -21,7 +21,7 @@ pub const TTL: u32 = 30;
 pub struct MeshNames {
     table: Arc<ArcSwapOption<NameTable>>,
     scope: Scope,
-    forwarder: Forwarder,
+    forwarder: Option<Forwarder>,
     turn: AtomicUsize,
 }
 
@@ -32,8 +32,31 @@ impl MeshNames {
         Self {
             table,
             scope,
-            forwarder,
+            forwarder: Some(forwarder),
             turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Answers for the mesh's names alone, as a stub domain's server: it asks nobody, so that the server which
+    /// sends it the mesh's names and gets everything else can never be asked in turn.
+    pub fn stub(table: Arc<ArcSwapOption<NameTable>>, scope: Scope) -> Self {
+        Self {
+            table,
+            scope,
+            forwarder: None,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// What is not in the table, or not of the wanted type.
+    fn elsewhere(&self, denial: Denial) -> Decision {
+        match &self.forwarder {
+            Some(forwarder) => Decision::Forward(forwarder.clone(), denial),
+            None => Decision::Answer(match denial {
+                Denial::Keep => Reply::code(ResponseCode::NXDomain),
+                Denial::NoData => Reply::authoritative(Vec::new()),
+                Denial::AskAgain => Reply::code(ResponseCode::ServFail),
+            }),
         }
     }
 }
@@ -42,17 +65,17 @@ impl Handler for MeshNames {
     fn decide(&self, question: &Question) -> Decision {
         let table = self.table.load();
         let Some(table) = table.as_ref() else {
-            return Decision::Forward(self.forwarder.clone(), Denial::AskAgain);
+            return self.elsewhere(Denial::AskAgain);
         };
         let Some(found) = table.lookup(&question.name, &self.scope) else {
-            return Decision::Forward(self.forwarder.clone(), Denial::Keep);
+            return self.elsewhere(Denial::Keep);
         };
         let addresses = question.wants(RecordType::A) || question.wants(RecordType::AAAA);
         let mut answers = Vec::new();
         let owner = match found.alias.map(|alias| Name::from_ascii(format!("{alias}."))) {
             None if addresses => question.owner().clone(),
             // A Service's SRV records and a public name's MX are upstream's to know, that the name exists is ours.
-            None => return Decision::Forward(self.forwarder.clone(), Denial::NoData),
+            None => return self.elsewhere(Denial::NoData),
             Some(Ok(target)) => {
                 answers.push(question.record(TTL, RData::CNAME(CNAME(target.clone()))));
                 target

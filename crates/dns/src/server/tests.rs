@@ -98,6 +98,28 @@ async fn mesh_names_are_answered_and_the_rest_is_forwarded() {
 }
 
 #[tokio::test]
+async fn a_stub_domains_server_asks_nobody() {
+    let table = Arc::new(ArcSwapOption::empty());
+    let scope = Scope::pod("istio-system", "cluster.local");
+    let server = start(MeshNames::stub(Arc::clone(&table), scope), Limits::default());
+    let ask = async |name: &str, kind| ask_udp(server.address, &query(name, kind, None)).await;
+    // Whether the name is about to come is not known yet.
+    assert_eq!(
+        code(&ask("echo.eu.mesh.local.", RecordType::A).await),
+        ResponseCode::ServFail
+    );
+    table.store(Some(Arc::new(self::table())));
+    let found = ask("echo.eu.mesh.local.", RecordType::A).await;
+    assert_eq!(addresses(&found), ["240.0.0.2".parse::<IpAddr>().unwrap()]);
+    assert_eq!(
+        code(&ask("nobody.bar.global.", RecordType::A).await),
+        ResponseCode::NXDomain
+    );
+    let other = ask("echo.eu.mesh.local.", RecordType::HTTPS).await;
+    assert_eq!((code(&other), other.answers.len()), (ResponseCode::NoError, 0));
+}
+
+#[tokio::test]
 async fn addresses_take_turns() {
     let server = start(mesh(forwarder(&[], 0)), Limits::default());
     let mut first = std::collections::BTreeSet::new();

@@ -85,6 +85,10 @@ pub struct Args {
     /// Port for /metrics and /version.
     #[arg(long, default_value_t = 15014)]
     monitoring_port: u16,
+    /// Port on which pods without sidecars are told the mesh's names (UDP and TCP), for the cluster's DNS to
+    /// send stub domains to; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    dns_port: u16,
     /// Levels of the log: `info`, or per scope `default:info,control:debug`.
     #[arg(long, default_value = "info", value_name = "LEVELS")]
     log_level: Levels,
@@ -149,6 +153,7 @@ fn resolve(args: Args) -> Config {
             http: on(any, args.http_port),
             monitoring: on(any, args.monitoring_port),
         },
+        dns: (args.dns_port != 0).then(|| on(any, args.dns_port)),
         workload_ttl: *args.workload_cert_ttl,
         version: serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }),
     }
