@@ -37,6 +37,8 @@ pub struct Counted {
     pub received: Cell<u64>,
     /// To the downstream.
     pub sent: Cell<u64>,
+    /// The downstream spoke last, and is owed an answer if the protocol has any.
+    pub asking: Cell<bool>,
 }
 
 /// How a copy ended.
@@ -100,9 +102,16 @@ async fn run(
     let patience = idle.filter(|d| !d.is_zero());
     let mut timer = patience.map(|d| Box::pin(tokio::time::sleep(d)));
     let mut seen = 0u64;
+    let (mut received, mut sent) = (0, 0);
     poll_fn(move |cx| {
         loop {
             let (there, back) = step(cx);
+            if counted.received.get() != received {
+                counted.asking.set(true);
+            } else if counted.sent.get() != sent {
+                counted.asking.set(false);
+            }
+            (received, sent) = (counted.received.get(), counted.sent.get());
             match (&there, &back) {
                 (Poll::Ready(Err(Broken::Source)), _) | (_, Poll::Ready(Err(Broken::Sink))) => {
                     return Poll::Ready(Ending::DownstreamBroken);

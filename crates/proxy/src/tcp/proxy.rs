@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::listener::TcpProxy;
 use crate::listener::Facts;
@@ -14,8 +14,11 @@ use crate::upstream::hash::xxh64;
 use crate::upstream::{Busy, ClusterState, Host, PickContext, PickError};
 use crate::worker::Worker;
 
-use super::copy::{Ending, both_ways};
+use super::copy::{Counted, Ending, both_ways};
 use super::stream::Stream;
+
+/// How often a connection that is to end is looked at.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Serves one connection to its end.
 pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut downstream: Stream) {
@@ -64,9 +67,16 @@ pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut dow
             () = watch.over_bytes(|| (counted.received.get(), counted.sent.get())) => Ending::UpstreamBroken,
         }
     };
+    let whole = async {
+        tokio::select! {
+            biased;
+            ending = watched => ending,
+            () = last_pause(cx, counted) => Ending::Closed,
+        }
+    };
     let ending = match proxy.max_duration {
-        Some(longest) => tokio::time::timeout(longest, watched).await.ok(),
-        None => Some(watched.await),
+        Some(longest) => tokio::time::timeout(longest, whole).await.ok(),
+        None => Some(whole.await),
     };
     match ending {
         None => record.flag(Flags::DT),
@@ -74,6 +84,34 @@ pub async fn serve(cx: &Rc<Worker>, facts: &Rc<Facts>, proxy: &TcpProxy, mut dow
         Some(Ending::DownstreamBroken) => record.flag(Flags::DC),
         Some(Ending::UpstreamBroken) => record.flag(Flags::UC),
         Some(Ending::Closed) => {}
+    }
+}
+
+/// Once the worker ends: waits for a moment in which the upstream has answered and the downstream has not asked
+/// again, so that a connection that carries sealed requests is closed between two of them and not within one.
+/// The nearer the end, the shorter the pause that counts as one.
+async fn last_pause(cx: &Worker, counted: &Counted) {
+    let mut changes = cx.watch();
+    let cut = loop {
+        if let Some(cut) = changes.borrow_and_update().cut {
+            break cut;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    };
+    let mut moved = 0;
+    let mut quiet_since = Instant::now();
+    loop {
+        let now = counted.received.get() + counted.sent.get();
+        let pause = cut.saturating_duration_since(Instant::now()) / 40;
+        if now != moved {
+            moved = now;
+            quiet_since = Instant::now();
+        } else if !counted.asking.get() && quiet_since.elapsed() >= pause {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

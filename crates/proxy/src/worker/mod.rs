@@ -85,6 +85,8 @@ pub struct Change {
     pub version: u64,
     /// Finish what you have.
     pub draining: bool,
+    /// What is still open then is cut.
+    pub cut: Option<Instant>,
 }
 
 impl Worker {
@@ -229,6 +231,8 @@ pub async fn run(mut settings: WorkerSettings) {
         }
     };
     cx.drain();
+    cx.changed
+        .send_modify(|c| c.cut = Some(Instant::now() + patience));
     sockets.close();
     let _ = tokio::time::timeout(patience, idle(&cx)).await;
     let _ = settings

@@ -1,14 +1,17 @@
 //! The east-west gateway: sealed TLS by SNI, and refusals in words.
 
+use std::time::{Duration, Instant};
+
 use isthmus_proxy::config::listener::{FilterChain, TrafficDirection, Transport};
 use isthmus_proxy::listener::facts::Facts;
 use isthmus_proxy::listener::refusal;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use isthmus_proxy::orders::Order;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::build::*;
 use crate::client::get;
-use crate::net::{Proxy, Server, free, run};
+use crate::net::{Proxy, Server, free, run, until};
 use crate::security::{Authority, client_tls, inbound, mesh_cluster, mesh_endpoint};
 
 const ECHO: &str = "outbound_.80_._.echo.echo.svc.cluster.local";
@@ -138,4 +141,61 @@ fn refusals_say_what_is_wrong() {
         "{subset}"
     );
     assert!(said(Transport::Tls, Some("www.example.com"), &[b"istio"]).contains("not of the form"));
+}
+
+/// What a gateway carries is sealed: it cannot tell a client to go elsewhere. When it ends it closes a connection
+/// between two exchanges, and leaves one that waits for its answer as long as it can.
+#[test]
+fn a_gateway_that_ends_closes_connections_between_two_exchanges() {
+    run(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (mut stream, _) = socket.accept().await.unwrap();
+                tokio::task::spawn_local(async move {
+                    // Answers half a second after it was asked.
+                    let mut asked = [0u8; 64];
+                    while stream.read(&mut asked).await.is_ok_and(|n| n > 0) {
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                        stream.write_all(b"answer").await.unwrap();
+                    }
+                });
+            }
+        });
+        let at = free();
+        let config = Config::default()
+            .listener(listener("gateway", at, vec![chain("c", tcp("a"))]))
+            .cluster(cluster("a"), vec![endpoint(address)]);
+        let proxy = Proxy::start(config.live(1)).await;
+        let mut seen = [0u8; 64];
+        let (mut waits, mut pauses) = (
+            TcpStream::connect(at).await.unwrap(),
+            TcpStream::connect(at).await.unwrap(),
+        );
+        pauses.write_all(b"ask").await.unwrap();
+        assert_eq!(pauses.read(&mut seen).await.unwrap(), 6);
+        waits.write_all(b"ask").await.unwrap();
+        until("it is on its way", async || proxy.report().await.connections == 2).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        proxy
+            .orders
+            .send(Order::Stop(Duration::from_secs(20)))
+            .await
+            .unwrap();
+        let closed = pauses.read(&mut seen);
+        let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+        assert_eq!(closed.unwrap().unwrap(), 0, "the pause is used");
+        assert_eq!(
+            waits.read(&mut seen).await.unwrap(),
+            6,
+            "the answer is waited for"
+        );
+        assert_eq!(waits.read(&mut seen).await.unwrap(), 0);
+        assert!(
+            began.elapsed() < Duration::from_secs(15),
+            "not only at the very end"
+        );
+    });
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use isthmus_api::Object;
 use isthmus_pki::TokenIssuer;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::addresses::Addresses;
 use super::desired::{self, Desired, PodRecord, Replacements, Unrunnable, desired};
@@ -80,6 +81,7 @@ impl Controller {
             replacements: Replacements::new(),
             suppressed: BTreeSet::new(),
             running: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             unrunnable: Vec::new(),
             view: View::default(),
         };
@@ -150,6 +152,8 @@ struct State<E> {
     /// Pods that were removed for good although their Deployment wants them.
     suppressed: BTreeSet<PodKey>,
     running: BTreeMap<PodKey, Desired>,
+    /// What was last begun with a pod of that name.
+    tasks: BTreeMap<PodKey, JoinHandle<()>>,
     unrunnable: Vec<Unrunnable>,
     view: View,
 }
@@ -277,9 +281,9 @@ impl<E: Engine> State<E> {
 
     fn begin(&mut self, pod: Desired) {
         let (engine, plan) = (self.engine.clone(), pod.plan.clone());
-        self.running.insert(pod.record.key.clone(), pod);
-        tokio::spawn(async move {
-            let key = plan.key.clone();
+        let key = pod.record.key.clone();
+        self.running.insert(key.clone(), pod);
+        self.next(key.clone(), async move {
             if let Err(why) = engine.start(plan).await {
                 tracing::error!(pod = %key, %why, "a pod does not start");
             }
@@ -290,8 +294,24 @@ impl<E: Engine> State<E> {
         let Some(pod) = self.running.remove(key) else {
             return;
         };
-        let (engine, key) = (self.engine.clone(), key.clone());
-        tokio::spawn(async move { engine.stop(key, pod.plan.grace).await });
+        let (engine, stopped) = (self.engine.clone(), key.clone());
+        self.next(key.clone(), async move {
+            engine.stop(stopped, pod.plan.grace).await;
+        });
+    }
+
+    /// Does something to a pod once what was begun before with one of its name is done: two pods never have
+    /// one name, not even while the first of them ends.
+    fn next(&mut self, key: PodKey, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.retain(|_, task| !task.is_finished());
+        let before = self.tasks.remove(&key);
+        let task = tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            work.await;
+        });
+        self.tasks.insert(key, task);
     }
 
     fn remove(&mut self, key: &PodKey, replace: bool) {
