@@ -91,6 +91,25 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The programs of a Kubernetes control plane are not to be had.
+    #[error(
+        "the programs of a Kubernetes control plane: {reason}; install Go 1.26 (https://go.dev/dl) to have them built, \
+         or set KUBEBUILDER_ASSETS or ISTHMUS_ASSETS to a directory that has them"
+    )]
+    Assets {
+        /// What is missing.
+        reason: String,
+    },
+    /// An API server does not take what a cluster needs.
+    #[error("cluster {cluster}: its API server: {reason}; its logs are below {}", .logs.display())]
+    ApiServer {
+        /// The cluster.
+        cluster: ClusterId,
+        /// What was tried and why it failed.
+        reason: String,
+        /// Where the control plane's logs are.
+        logs: PathBuf,
+    },
     /// Pods did not become ready in time.
     #[error(
         "not ready after {seconds} s: {}; the logs are below {}",

@@ -17,6 +17,7 @@ pub mod apps;
 pub mod cluster;
 pub mod demo;
 mod error;
+pub mod kubernetes;
 pub mod network;
 pub mod plan;
 pub mod pod;

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use isthmus_model::ClusterId;
 use isthmus_sandbox::demo::{Options, Step};
+use isthmus_sandbox::kubernetes::Programs;
 use isthmus_sandbox::socket::{Answer, Fault, Part, Report, Request, Workload};
 use isthmus_sandbox::supervisor::{Launch, clear, running};
 
@@ -20,10 +21,15 @@ use super::sandbox::{Dir, Output, print, table};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// First port on the host; each ingress gateway gets the next.
 const FIRST_PORT: u16 = 8080;
+/// First port on the host for API servers.
+const FIRST_API_PORT: u16 = 16443;
 /// Ingress gateways a cluster of the samples has.
 const GATEWAYS: usize = 2;
 
 /// Start two clusters on this machine, each with its own control plane, joined through their gateways.
+///
+/// With --kubernetes each has an API server of its own, and nothing is installed: that is for kubectl, helm and
+/// `isthmus install`.
 ///
 /// Every pod is a network namespace, every cluster a network of its own; only gateways meet. Nothing is
 /// left behind when it ends. The clusters' YAML is copied from the samples and can be edited while the
@@ -31,7 +37,7 @@ const GATEWAYS: usize = 2;
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(
-    after_help = "Examples:\n  isthmus demo\n  isthmus demo --detach --clusters us,eu,ap\n  isthmus demo status\n  isthmus demo break black-hole us/reviews-v1\n  isthmus demo break mend\n  isthmus demo down"
+    after_help = "Examples:\n  isthmus demo\n  isthmus demo --detach --clusters us,eu,ap\n  isthmus demo --detach --kubernetes --clusters us\n  isthmus demo status\n  isthmus demo break black-hole us/reviews-v1\n  isthmus demo break mend\n  isthmus demo down"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -68,6 +74,13 @@ struct Start {
     /// none there are given an intermediate of the demo's own root.
     #[arg(long, value_name = "PATH")]
     cacerts: Option<PathBuf>,
+    /// Start etcd, API server, controller manager, scheduler and CoreDNS of Kubernetes itself for each cluster, and
+    /// no mesh. They are taken from KUBEBUILDER_ASSETS, or built with Go once, which takes a while.
+    #[arg(long, conflicts_with_all = ["samples", "workload_cert_ttl", "cacerts"])]
+    kubernetes: bool,
+    /// Directory to keep these programs in [default: ~/.cache/isthmus/assets-VERSION].
+    #[arg(long, value_name = "PATH", env = "ISTHMUS_ASSETS")]
+    assets: Option<PathBuf>,
     #[command(flatten)]
     dir: Dir,
 }
@@ -198,7 +211,6 @@ pub fn supervise(args: Supervisor) -> anyhow::Result<ExitCode> {
 
 fn start(args: Start) -> anyhow::Result<ExitCode> {
     let dir = args.dir.path();
-    let began = Instant::now();
     let clusters: Vec<ClusterId> = args
         .clusters
         .iter()
@@ -212,7 +224,7 @@ fn start(args: Start) -> anyhow::Result<ExitCode> {
             unpacked.path().to_owned()
         }
     };
-    check(&clusters, &samples)?;
+    check(&clusters, (!args.kubernetes).then_some(&samples))?;
     let mut options = Options::new(clusters, &samples)?;
     options.workload_cert_ttl = args.workload_cert_ttl;
     options.cacerts = args.cacerts.map(std::path::absolute).transpose()?;
@@ -220,6 +232,14 @@ fn start(args: Start) -> anyhow::Result<ExitCode> {
         bail!("--cacerts: {} is not a directory", given.display());
     }
 
+    let listeners = if args.kubernetes {
+        let assets = args.assets.map(std::path::absolute).transpose()?;
+        options.kubernetes = Some(Programs::find(assets.as_deref())?);
+        listeners(options.clusters.len(), FIRST_API_PORT, "API servers")?
+    } else {
+        listeners(options.clusters.len() * GATEWAYS, FIRST_PORT, "ingress gateways")?
+    };
+    let began = Instant::now();
     let mut supervisor = Launch {
         dir: dir.clone(),
         detached: args.detach,
@@ -231,7 +251,7 @@ fn start(args: Start) -> anyhow::Result<ExitCode> {
             "--options".into(),
             serde_json::to_string(&options)?.into(),
         ],
-        listeners: listeners(options.clusters.len() * GATEWAYS)?,
+        listeners,
     }
     .start()?;
 
@@ -246,12 +266,13 @@ fn start(args: Start) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(exit::OK))
 }
 
-fn check(clusters: &[ClusterId], samples: &Path) -> anyhow::Result<()> {
+fn check(clusters: &[ClusterId], samples: Option<&PathBuf>) -> anyhow::Result<()> {
     let mut seen = std::collections::BTreeSet::new();
     for cluster in clusters {
         if !seen.insert(cluster) {
             bail!("cluster {cluster} is named twice; every member cluster needs its own name");
         }
+        let Some(samples) = samples else { continue };
         if !samples.join(cluster.as_str()).is_dir() {
             let mut known: Vec<_> = std::fs::read_dir(samples)
                 .with_context(|| format!("{} cannot be read", samples.display()))?
@@ -269,15 +290,18 @@ fn check(clusters: &[ClusterId], samples: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Listeners on the host's loopback for the ingress gateways: 8080 and on, or whatever is free.
-fn listeners(count: usize) -> anyhow::Result<Vec<TcpListener>> {
+/// Listeners on the host's loopback: from `first` on, whatever is free.
+fn listeners(count: usize, first: u16, what: &str) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
-    let mut port = FIRST_PORT;
+    let mut port = first;
     while listeners.len() < count {
         let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        port = port.checked_add(1).filter(|p| *p < FIRST_PORT + 1000).context(
-            "no port of 127.0.0.1 from 8080 on is free for the ingress gateways; end what holds them",
-        )?;
+        port = port
+            .checked_add(1)
+            .filter(|p| *p < first + 1000)
+            .with_context(|| {
+                format!("no port of 127.0.0.1 from {first} on is free for the {what}; end what holds them")
+            })?;
         if let Ok(listener) = listener {
             listeners.push(listener);
         }
@@ -316,6 +340,9 @@ fn follow(
 }
 
 fn introduce(report: &Report, took: Duration, detached: bool) {
+    if let Some(kubeconfig) = &report.kubeconfig {
+        return introduce_kubernetes(report, kubeconfig, took, detached);
+    }
     println!(
         "up in {:.1} s; {} clusters, one mesh\n",
         took.as_secs_f32(),
@@ -340,6 +367,31 @@ fn introduce(report: &Report, took: Duration, detached: bool) {
         "isthmus demo break black-hole us/reviews-v1      # then reload the page; mend with: isthmus demo break mend"
             .to_owned(),
         format!("edit {}/*.yaml      # and watch it take effect", first.config),
+    ] {
+        println!("  {command}");
+    }
+    if detached {
+        println!("\nend it with: isthmus demo down");
+    } else {
+        println!("\nCtrl-C ends it");
+    }
+    let _ = std::io::stdout().flush();
+}
+
+fn introduce_kubernetes(report: &Report, kubeconfig: &str, took: Duration, detached: bool) {
+    let names: Vec<_> = report.clusters.iter().map(|c| c.id.as_str()).collect();
+    println!(
+        "up in {:.1} s; {} with Kubernetes' own control plane, nothing installed\n",
+        took.as_secs_f32(),
+        names.join(" and ")
+    );
+    println!("  export KUBECONFIG={kubeconfig}");
+    let first = names.first().copied().unwrap_or_default();
+    println!("\ntry:");
+    for command in [
+        format!("kubectl --context {first} get pods -A"),
+        format!("isthmus install --context {first}"),
+        "isthmus demo status".to_owned(),
     ] {
         println!("  {command}");
     }

@@ -85,7 +85,7 @@ pub fn read_only(at: &Path) -> Result<()> {
     mount(NOTHING, at, NOTHING, flags, NOTHING).map_err(Error::call(operation()))
 }
 
-/// Puts the file `from` in the place of `at`, following symbolic links by hand, since they may lead to a
+/// Puts the file or directory `from` in the place of `at`, following symbolic links by hand, since they may lead to a
 /// file that is not there (a `resolv.conf` that points into a `/run` which has been replaced). Beneath
 /// `fresh`, a tmpfs of ours, missing files and directories are made; elsewhere they are an error.
 pub fn write_beneath(from: &Path, at: &Path, fresh: &[&Path]) -> Result<()> {
@@ -103,7 +103,12 @@ pub fn write_beneath(from: &Path, at: &Path, fresh: &[&Path]) -> Result<()> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(Error::io(format!("create {}", parent.display())))?;
         }
-        fs::write(&target, b"").map_err(Error::io(format!("create {}", target.display())))?;
+        let made = if from.is_dir() {
+            fs::create_dir(&target)
+        } else {
+            fs::write(&target, b"")
+        };
+        made.map_err(Error::io(format!("create {}", target.display())))?;
     }
     bind(from, &target)
 }

@@ -257,6 +257,7 @@ impl<'a> World<'a> {
                     ndots: 5,
                 },
                 files,
+                volumes: Vec::new(),
                 containers,
                 capture: (injection == Injection::Sidecar).then(|| template.annotations.clone()),
                 grace: Duration::from_secs(grace.unsigned_abs()),
@@ -329,15 +330,13 @@ impl About<'_> {
         ];
         self.environment(container, &mut env)?;
         Ok(ContainerPlan {
-            name: container.name.clone(),
-            program: program(container)?,
             env,
             readiness: container
                 .readiness_probe
                 .as_ref()
                 .map(|p| probe(p, container))
                 .transpose()?,
-            holds_others: false,
+            ..ContainerPlan::new(&container.name, program(container)?)
         })
     }
 
@@ -458,6 +457,7 @@ fn probe(probe: &PodProbe, container: &Container) -> Result<Probe, String> {
             .filter(|n| *n > 0)
             .unwrap_or(3),
         successes: 1,
+        from_node: false,
     })
 }
 

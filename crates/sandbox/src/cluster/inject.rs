@@ -6,7 +6,7 @@ use std::time::Duration;
 use isthmus_model::Labels;
 
 use super::settings::ClusterSettings;
-use crate::plan::{Check, ContainerPlan, Probe, Program};
+use crate::plan::{Check, ContainerPlan, Order, Probe, Program};
 
 /// Where proxies find the roots they trust at the start.
 pub const ROOT_CERT: &str = "/var/run/secrets/istio/root-cert.pem";
@@ -108,14 +108,13 @@ pub fn proxy_container(
     let ttl = settings
         .workload_cert_ttl
         .map(|ttl| ("SECRET_TTL", format!("{}s", ttl.as_secs())));
+    let program = Program::Isthmus(
+        ["proxy", kind, "--concurrency", "1"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+    );
     ContainerPlan {
-        name: "istio-proxy".to_owned(),
-        program: Program::Isthmus(
-            ["proxy", kind, "--concurrency", "1"]
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-        ),
         env: env
             .into_iter()
             .chain(ttl)
@@ -131,8 +130,14 @@ pub fn proxy_container(
             initial_delay: Duration::ZERO,
             failures: 4,
             successes: 1,
+            from_node: false,
         }),
-        holds_others: injection == Injection::Sidecar,
+        order: if injection == Injection::Sidecar {
+            Order::HoldsUntilReady
+        } else {
+            Order::Beside
+        },
+        ..ContainerPlan::new("istio-proxy", program)
     }
 }
 

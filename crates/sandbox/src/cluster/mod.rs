@@ -25,7 +25,7 @@ mod token;
 mod view;
 
 pub use controller::{Controller, write_jwks};
-pub use desired::PodRecord;
+pub use desired::{PodRecord, search_domains};
 pub use engine::{Engine, EngineFuture, Statuses};
 pub use files::write_whole;
 pub use settings::ClusterSettings;

@@ -54,6 +54,7 @@ impl Engine for Remembering {
                 },
             )]),
             terminating: false,
+            finished: false,
         };
         self.statuses.send_modify(|s| {
             Arc::make_mut(s).insert(plan.key, status.clone());
@@ -180,7 +181,7 @@ async fn a_deployment_becomes_pods_with_sidecars_addresses_and_endpoints() {
     assert_eq!(said("ISTIO_DELTA_XDS"), ["false"], "what the pod says is added");
     assert_eq!(said("TRUST_DOMAIN"), ["own"], "and counts");
     assert_eq!(said("ISTIO_META_CLUSTER_ID"), ["us"], "beside the rest");
-    assert!(plan.containers[0].holds_others);
+    assert!(plan.containers[0].order == crate::plan::Order::HoldsUntilReady);
     assert_eq!(
         plan.containers[1].program,
         Program::Isthmus(vec!["sample".into(), "echo".into()])

@@ -27,8 +27,7 @@ impl Sandbox {
             }
             Fault::Remove { workload, replace } => {
                 let key = self.find(&workload)?;
-                self.controller(&workload.cluster)?.remove(key, replace).await;
-                Ok(())
+                self.controller(&workload.cluster)?.remove(key, replace).await
             }
             Fault::BlackHole(workload) => {
                 let key = self.find(&workload)?;

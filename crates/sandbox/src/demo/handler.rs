@@ -11,7 +11,8 @@ use isthmus_model::ClusterId;
 use tokio::sync::Notify;
 
 use super::machine::Machine;
-use crate::cluster::{Controller, PodRecord, write_whole};
+use super::member::Member;
+use crate::cluster::{PodRecord, write_whole};
 use crate::plan::{PodKey, PodStatus};
 use crate::socket::{
     Answer, Applied, ClusterReport, Exec, Handler, HandlerFuture, Part, PodReport, Process, Published,
@@ -25,9 +26,11 @@ pub struct Sandbox {
     /// The engine.
     pub machine: Arc<Machine>,
     /// Member clusters in order.
-    pub controllers: Vec<Controller>,
+    pub controllers: Vec<Member>,
     /// Gateways on the host.
     pub published: Vec<Published>,
+    /// Where API servers are found from the host.
+    pub kubeconfig: Option<PathBuf>,
     /// What was stopped on purpose.
     pub stopped: Mutex<BTreeSet<Part>>,
     /// Told when the sandbox is to end.
@@ -97,10 +100,11 @@ impl Sandbox {
             clusters: self.controllers.iter().map(|c| self.cluster_report(c)).collect(),
             published: self.published.clone(),
             faults: self.faults(),
+            kubeconfig: self.kubeconfig.as_ref().map(|path| path.display().to_string()),
         }
     }
 
-    fn cluster_report(&self, controller: &Controller) -> ClusterReport {
+    fn cluster_report(&self, controller: &Member) -> ClusterReport {
         let settings = controller.settings();
         let pods = controller
             .pods()
@@ -133,7 +137,7 @@ impl Sandbox {
         }
     }
 
-    pub(super) fn controller(&self, cluster: &ClusterId) -> Result<&Controller, String> {
+    pub(super) fn controller(&self, cluster: &ClusterId) -> Result<&Member, String> {
         self.controllers
             .iter()
             .find(|c| c.settings().id == *cluster)
@@ -206,7 +210,7 @@ impl Sandbox {
     }
 
     async fn apply(&self, resources: &Resources) -> Result<Answer, String> {
-        let controller = self.controller(&resources.cluster)?;
+        let controller = self.controller(&resources.cluster)?.directory()?;
         let parsed = parse(&resources.yaml, &resources.file);
         let mut applied = Applied {
             findings: parsed.findings.iter().map(ToString::to_string).collect(),
@@ -242,7 +246,7 @@ impl Sandbox {
     }
 
     async fn delete(&self, resources: &Resources) -> Result<Answer, String> {
-        let controller = self.controller(&resources.cluster)?;
+        let controller = self.controller(&resources.cluster)?.directory()?;
         let parsed = parse(&resources.yaml, &resources.file);
         let existing = written(&controller.settings().config_dir());
         let mut applied = Applied::default();
@@ -271,7 +275,7 @@ impl Sandbox {
         namespace: Option<&str>,
         name: Option<&str>,
     ) -> Result<Answer, String> {
-        let controller = self.controller(cluster)?;
+        let controller = self.controller(cluster)?.directory()?;
         let kind = Kind::named(kind).ok_or_else(|| {
             let known: Vec<_> = Kind::ALL.iter().map(|k| k.info().plural).collect();
             format!("there is no kind {kind:?}; kinds are: {}", known.join(", "))

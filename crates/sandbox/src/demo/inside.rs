@@ -11,10 +11,12 @@ use tokio::sync::Notify;
 
 use super::handler::Sandbox;
 use super::machine::Machine;
+use super::member::Member;
 use super::names::Names;
 use super::{Options, Step, certificates, members};
 use crate::apps::fetch;
 use crate::cluster::{ClusterSettings, Controller, issuer, write_jwks};
+use crate::kubernetes::{Cluster, Host, Programs, publish_kubeconfig};
 use crate::network::{Network, publish};
 use crate::plan::PodStatus;
 use crate::pod::Pods;
@@ -72,64 +74,46 @@ async fn live(
     listeners: Vec<TcpListener>,
     progress: &Progress,
 ) -> Result<()> {
-    let doing = |what: &str| say(progress, &Step::Doing(what.to_owned()));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("watch for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("watch for SIGINT"))?;
 
-    doing("networks");
+    say(progress, &Step::Doing("networks".to_owned()));
     let settings = settings(dir, &options, &network)?;
-    let served: Vec<_> = settings.iter().map(|s| (s.id.clone(), s.dns_address())).collect();
+    // Clusters with an API server have CoreDNS.
+    let served: Vec<_> = settings
+        .iter()
+        .filter(|_| options.kubernetes.is_none())
+        .map(|s| (s.id.clone(), s.dns_address()))
+        .collect();
     let machine = Arc::new(Machine {
         pods,
         network: network.clone(),
         names: Arc::new(Names::serve(&network, &served)?),
     });
-
-    doing("certificates: one root, an intermediate for each cluster");
-    let root = certificates::root()?;
-    let mut controllers = Vec::new();
-    for settings in settings {
-        match options.cacerts.as_ref().map(|all| all.join(settings.id.as_str())) {
-            Some(given) if given.is_dir() => certificates::given(&given, &settings)?,
-            _ => certificates::intermediate(&root, &settings)?,
-        }
-        copy_samples(
-            &options.samples.join(settings.id.as_str()),
-            &settings.config_dir(),
-        )?;
-        let started = || -> std::result::Result<Controller, String> {
-            let issuer = issuer().map_err(|e| e.to_string())?;
-            write_jwks(&settings, &issuer).map_err(|e| e.to_string())?;
-            let own = members::objects(&settings)?;
-            Controller::start(Arc::new(settings.clone()), own, issuer, machine.clone())
-                .map_err(|e| e.to_string())
-        };
-        controllers.push(started().map_err(|reason| Error::Cluster {
-            cluster: settings.id.clone(),
-            reason,
-        })?);
-    }
     let down = Arc::new(Notify::new());
     let mut sandbox = Sandbox {
         dir: dir.to_owned(),
-        machine,
-        controllers,
+        machine: machine.clone(),
+        controllers: Vec::new(),
         published: Vec::new(),
+        kubeconfig: None,
         stopped: Mutex::default(),
         down: down.clone(),
     };
 
-    doing("control planes, gateways and workloads");
+    let build = async {
+        match options.kubernetes.clone() {
+            Some(programs) => {
+                kubernetes(&mut sandbox, &options, settings, programs, listeners, progress).await
+            }
+            None => mesh(&mut sandbox, &options, settings, listeners, progress).await,
+        }
+    };
     tokio::select! {
-        up = wait_until_ready(&sandbox, Duration::from_secs(options.patience)) => up?,
+        built = build => built?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
-    doing("links between the control planes");
-    // What the last pods changed has to reach the gateways before a user's first request does.
-    tokio::time::sleep(SETTLE).await;
-    wait_for_peers(&sandbox).await;
-    sandbox.published = publish_gateways(&sandbox, listeners);
 
     let path = dir.join(socket::FILE);
     let _ = std::fs::remove_file(&path);
@@ -148,6 +132,96 @@ async fn live(
         }
     }
     sandbox.end(GRACE).await;
+    Ok(())
+}
+
+/// Clusters that are directories of YAML, with the mesh in them.
+async fn mesh(
+    sandbox: &mut Sandbox,
+    options: &Options,
+    settings: Vec<ClusterSettings>,
+    listeners: Vec<TcpListener>,
+    progress: &Progress,
+) -> Result<()> {
+    let doing = |what: &str| say(progress, &Step::Doing(what.to_owned()));
+    doing("certificates: one root, an intermediate for each cluster");
+    let root = certificates::root()?;
+    for settings in settings {
+        match options.cacerts.as_ref().map(|all| all.join(settings.id.as_str())) {
+            Some(given) if given.is_dir() => certificates::given(&given, &settings)?,
+            _ => certificates::intermediate(&root, &settings)?,
+        }
+        copy_samples(
+            &options.samples.join(settings.id.as_str()),
+            &settings.config_dir(),
+        )?;
+        let started = || -> std::result::Result<Controller, String> {
+            let issuer = issuer().map_err(|e| e.to_string())?;
+            write_jwks(&settings, &issuer).map_err(|e| e.to_string())?;
+            let own = members::objects(&settings)?;
+            Controller::start(Arc::new(settings.clone()), own, issuer, sandbox.machine.clone())
+                .map_err(|e| e.to_string())
+        };
+        sandbox.controllers.push(
+            started()
+                .map(Member::Directory)
+                .map_err(|reason| Error::Cluster {
+                    cluster: settings.id.clone(),
+                    reason,
+                })?,
+        );
+    }
+
+    doing("control planes, gateways and workloads");
+    wait_until_ready(sandbox, Duration::from_secs(options.patience)).await?;
+    doing("links between the control planes");
+    // What the last pods changed has to reach the gateways before a user's first request does.
+    tokio::time::sleep(SETTLE).await;
+    wait_for_peers(sandbox).await;
+    sandbox.published = publish_gateways(sandbox, listeners);
+    Ok(())
+}
+
+/// Clusters with an API server, and nothing in them.
+async fn kubernetes(
+    sandbox: &mut Sandbox,
+    options: &Options,
+    settings: Vec<ClusterSettings>,
+    programs: Programs,
+    listeners: Vec<TcpListener>,
+    progress: &Progress,
+) -> Result<()> {
+    let machine = &sandbox.machine;
+    let host = Host {
+        pods: machine.pods.clone(),
+        network: machine.network.clone(),
+        engine: machine.clone(),
+    };
+    let patience = Duration::from_secs(options.patience);
+    say(
+        progress,
+        &Step::Doing("etcd, API server, controllers, scheduler and DNS of each cluster".to_owned()),
+    );
+    let starting = settings
+        .into_iter()
+        .map(|settings| Cluster::start(Arc::new(settings), programs.clone(), host.clone(), patience));
+    let clusters = futures_util::future::try_join_all(starting).await?;
+    let mut reached = Vec::new();
+    for (cluster, listener) in clusters.iter().zip(listeners) {
+        let at = listener
+            .local_addr()
+            .map_err(Error::io("find the address of a listener"))?;
+        if let Some(server) = cluster.api_server() {
+            tokio::spawn(publish(listener, server));
+            reached.push((cluster, at));
+        }
+    }
+    let file = publish_kubeconfig(&sandbox.dir, reached.into_iter())?;
+    sandbox.kubeconfig = Some(file);
+    sandbox.controllers = clusters
+        .into_iter()
+        .map(|c| Member::Kubernetes(Box::new(c)))
+        .collect();
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //!        ▲                        ├─ certificates: one root, an intermediate per cluster
 //!        │ Progress               ├─ names: the internet's DNS, each cluster's DNS
 //!        └────────────────────────┤ per cluster: controller ─▶ machine (pods, network)
+//!                                 │              or kubernetes::Cluster, with an API server
 //!                                 └─ handler: the control socket
 //! ```
 
@@ -14,6 +15,7 @@ mod faults;
 mod handler;
 mod inside;
 mod machine;
+mod member;
 mod members;
 mod names;
 
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use inside::run;
 
+use crate::kubernetes::Programs;
 use crate::socket::Report;
 
 /// What a sandbox is made of; handed to the supervisor as JSON.
@@ -42,6 +45,9 @@ pub struct Options {
     /// Directory with a directory per cluster that holds the files of its secret `cacerts`; clusters without
     /// one, and `None`: made by the sandbox, below one root.
     pub cacerts: Option<PathBuf>,
+    /// Start clusters with a control plane of Kubernetes itself, from these programs, and install nothing.
+    #[serde(default)]
+    pub kubernetes: Option<Programs>,
     /// Seconds until a pod that is not ready is a failure of the start.
     pub patience: u64,
 }
@@ -56,6 +62,7 @@ impl Options {
             trust_domain: "corp.local".parse()?,
             workload_cert_ttl: None,
             cacerts: None,
+            kubernetes: None,
             patience: 60,
         })
     }

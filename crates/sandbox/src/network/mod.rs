@@ -157,11 +157,8 @@ impl Network {
         let mut state = self.lock();
         let cluster = state.cluster(id)?;
         let public = cluster.addresses.public;
-        let router = cluster.addresses.public_router;
-        if let Some(b) = balancers
-            .iter()
-            .find(|b| !public.contains(&b.address) || b.address == router)
-        {
+        // The router's own is for NodePorts.
+        if let Some(b) = balancers.iter().find(|b| !public.contains(&b.address)) {
             return Err(Error::Address {
                 address: b.address,
                 reason: "it is not one of the cluster's public addresses",
@@ -170,12 +167,16 @@ impl Network {
         cluster.set_load_balancers(balancers)
     }
 
-    /// Cluster addresses of Services and the pods behind them, in the place of those set before.
+    /// Cluster addresses of Services and the pods behind them, in the place of those set before. The router's
+    /// address may be among them: that is where NodePorts are.
     pub fn set_cluster_ips(&self, id: &ClusterId, services: Vec<VirtualAddress>) -> Result<()> {
         let mut state = self.lock();
         let cluster = state.cluster(id)?;
-        let range = cluster.addresses.services;
-        if let Some(s) = services.iter().find(|s| !range.contains(&s.address)) {
+        let (range, gateway) = (cluster.addresses.services, cluster.addresses.gateway);
+        if let Some(s) = services
+            .iter()
+            .find(|s| !range.contains(&s.address) && s.address != gateway)
+        {
             return Err(Error::Address {
                 address: s.address,
                 reason: "it is not in the cluster's range of Service addresses",

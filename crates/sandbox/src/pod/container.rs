@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Context, log, probe};
-use crate::plan::{ContainerPlan, ContainerStatus};
+use crate::Error;
+use crate::plan::{ContainerPlan, ContainerStatus, Probe, Program, Restart, Termination};
 use crate::supervisor::{Exit, Process};
-use crate::{Error, Result};
 
 /// Wait before the second restart; the first is at once. It doubles with each.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -23,50 +23,129 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A container that ran this long has recovered: the next restart is at once again.
 const RECOVERED: Duration = Duration::from_secs(60);
 
-/// Whether the pod is to end, and with how much grace.
-type Stop = watch::Receiver<Option<Duration>>;
+/// Whether the pod is to end.
+pub(super) type Stop = watch::Receiver<Option<Ending>>;
 
-/// Keeps the container at `index` running until the pod stops. `ready` says how its probe is doing.
+/// A pod's, or a sidecar's, end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    /// How long the processes have in all.
+    pub(super) grace: Duration,
+    /// Since when.
+    pub(super) since: Instant,
+}
+
+impl Ending {
+    pub(super) fn now(grace: Duration) -> Self {
+        Self {
+            grace,
+            since: Instant::now(),
+        }
+    }
+
+    /// What is left of the grace.
+    pub(super) fn left(&self) -> Duration {
+        self.grace.saturating_sub(self.since.elapsed())
+    }
+}
+
+/// How far a container has come, for those that wait for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Stage {
+    pub(super) started: bool,
+    pub(super) ready: bool,
+    /// It will not run again; whether it ended well.
+    pub(super) ended: Option<bool>,
+}
+
+/// Why there is no process.
+enum NotStarted {
+    /// What it should run is not on this machine.
+    Unavailable { reason: String, message: String },
+    /// The machine refuses.
+    Failed(Error),
+}
+
+impl From<Error> for NotStarted {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Keeps the container at `index` running until the pod stops or its work is done. `stage` says how far it is.
 pub(super) async fn supervise(
     context: Arc<Context>,
     index: usize,
     mut stop: Stop,
-    ready: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
 ) {
     let container = Container {
         plan: &context.plan.containers[index],
         context: &context,
-        ready,
+        stage,
     };
     let mut failures = 0_u32;
     let mut held = context.held.subscribe();
     while stop.borrow().is_none() {
         if held.borrow_and_update().contains(&container.plan.name) {
-            container.set(false, |s| s.reason = "stopped on purpose".to_owned());
+            container.set(|s| {
+                s.ready = false;
+                s.reason = "stopped on purpose".to_owned();
+            });
             tokio::select! {
                 _ = held.wait_for(|held| !held.contains(&container.plan.name)) => {}
                 _ = stop.wait_for(Option::is_some) => return,
             }
             failures = 0;
         }
-        let started = Instant::now();
-        let reason = match container.start() {
+        let (started, from) = (Instant::now(), unix_time());
+        let (reason, waiting, code) = match container.start() {
             Ok(process) => {
-                let exit = container.run(process, &mut stop).await;
+                let (exit, why) = container.run(process, &mut stop).await;
                 container.context.processes().remove(&container.plan.name);
-                describe(exit)
+                let how = describe(exit);
+                (
+                    why.map_or(how.clone(), |why| format!("{why}; {how}")),
+                    BACK_OFF,
+                    Some(exit_code(exit)),
+                )
             }
-            Err(e) => e.to_string(),
+            Err(NotStarted::Failed(e)) => (e.to_string(), BACK_OFF, Some(NOT_STARTED)),
+            Err(NotStarted::Unavailable { reason, message }) => {
+                container.set(|s| s.waiting = reason);
+                (message, "", None)
+            }
         };
-        container.set(false, |s| {
-            s.pid = None;
+        let again = stop.borrow().is_none()
+            && match (container.plan.restart, code) {
+                (_, None) | (Restart::Always, _) => true,
+                (Restart::OnFailure, Some(code)) => code != 0,
+                (Restart::Never, _) => false,
+            };
+        container.set(|s| {
+            (s.pid, s.since) = (None, None);
+            (s.ready, s.started) = (false, false);
             s.reason.clone_from(&reason);
+            if let Some(code) = code {
+                s.last = Some(Termination {
+                    code,
+                    from,
+                    until: unix_time(),
+                });
+            }
+            if again && !waiting.is_empty() {
+                s.waiting = waiting.to_owned();
+            }
+            if !again {
+                s.ended = true;
+                s.done = code == Some(0);
+            }
         });
-        if stop.borrow().is_some() {
+        if !again {
             return;
         }
         if held.borrow().contains(&container.plan.name) {
-            container.set(false, |s| s.restarts += 1);
+            container.set(|s| s.restarts += 1);
             continue;
         }
         if started.elapsed() >= RECOVERED {
@@ -79,8 +158,21 @@ pub(super) async fn supervise(
             () = sleep(wait) => {}
             _ = stop.wait_for(Option::is_some) => return,
         }
-        container.set(false, |s| s.restarts += 1);
+        if code.is_some() {
+            container.set(|s| s.restarts += 1);
+        }
     }
+}
+
+/// `waiting.reason` of a container that will be started again.
+const BACK_OFF: &str = "CrashLoopBackOff";
+/// Exit code of a process that could not be started, as container runtimes have it.
+const NOT_STARTED: i32 = 128;
+
+fn unix_time() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// How long to wait before the restart that follows `failures` earlier ones.
@@ -96,11 +188,17 @@ fn backoff(failures: u32) -> Duration {
 struct Container<'a> {
     plan: &'a ContainerPlan,
     context: &'a Arc<Context>,
-    ready: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
 }
 
 impl Container<'_> {
-    fn start(&self) -> Result<Process> {
+    fn start(&self) -> Result<Process, NotStarted> {
+        if let Program::Unavailable { reason, message } = &self.plan.program {
+            return Err(NotStarted::Unavailable {
+                reason: reason.clone(),
+                message: message.clone(),
+            });
+        }
         let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| Error::io("open a pipe")(e.into()))?;
         let errors = write.try_clone().map_err(Error::io("duplicate a pipe"))?;
         let mut command = self.context.container_command(self.plan)?;
@@ -108,14 +206,18 @@ impl Container<'_> {
         // Before the start: a process whose output nobody takes must not run. When it does not start, the
         // pipe's writing ends go with the command, and the log ends.
         log::keep(read, self.context.logs.join(format!("{}.log", self.plan.name)))?;
-        self.context.reaper.spawn(&mut command).map_err(Error::io(format!(
-            "run {}",
-            command.get_program().to_string_lossy()
-        )))
+        Ok(self
+            .context
+            .reaper
+            .spawn(&mut command)
+            .map_err(Error::io(format!(
+                "run {}",
+                command.get_program().to_string_lossy()
+            )))?)
     }
 
-    /// Until the process ends; probes it meanwhile.
-    async fn run(&self, mut process: Process, stop: &mut Stop) -> Exit {
+    /// Until the process ends; probes it meanwhile. With the end comes why it was ended, unless by itself.
+    async fn run(&self, mut process: Process, stop: &mut Stop) -> (Exit, Option<String>) {
         let target = process.target().clone();
         self.context
             .processes()
@@ -124,59 +226,134 @@ impl Container<'_> {
             // It was held in the moment of its start.
             target.signal_group(Signal::SIGKILL);
         }
-        let probed = self.plan.readiness.is_some();
-        self.set(!probed, |s| {
+        self.set(|s| {
             s.pid = Some(target.pid);
-            s.reason = if probed {
-                "not ready yet".to_owned()
-            } else {
-                String::new()
-            };
+            s.since = Some(unix_time());
+            s.waiting.clear();
+            s.reason = "not ready yet".to_owned();
         });
-        tokio::select! {
-            exit = process.wait() => return exit,
-            () = self.probe() => {}
-            _ = stop.wait_for(Option::is_some) => {}
-        }
-        let grace = stop.borrow().unwrap_or_default();
-        self.set(false, |s| s.reason = "terminating".to_owned());
-        if !grace.is_zero() {
+        let why = tokio::select! {
+            exit = process.wait() => return (exit, None),
+            why = self.attend() => Some(why),
+            _ = stop.wait_for(Option::is_some) => None,
+        };
+        let ending = (*stop.borrow()).unwrap_or_else(|| Ending::now(self.context.plan.grace));
+        self.set(|s| {
+            s.ready = false;
+            s.reason = why.clone().unwrap_or_else(|| "terminating".to_owned());
+        });
+        if !ending.left().is_zero() {
+            if let Some(hook) = &self.plan.pre_stop {
+                tokio::select! {
+                    exit = process.wait() => return (exit, why),
+                    result = timeout(ending.left(), probe::hook(self.context, self.plan, hook)) => {
+                        if let Ok(Err(reason)) = result {
+                            tracing::warn!(pod = %self.context.plan.key, container = self.plan.name, reason, "preStop");
+                        }
+                    }
+                }
+            }
             target.signal(Signal::SIGTERM);
-            if let Ok(exit) = timeout(grace, process.wait()).await {
-                return exit;
+            if let Ok(exit) = timeout(ending.left(), process.wait()).await {
+                return (exit, why);
             }
         }
         target.signal_group(Signal::SIGKILL);
-        process.wait().await
+        (process.wait().await, why)
     }
 
-    /// Probes forever, or does nothing forever.
-    async fn probe(&self) {
-        let Some(plan) = &self.plan.readiness else {
+    /// Takes it through its start, then probes it; returns when and why it is to be killed.
+    async fn attend(&self) -> String {
+        if let Some(hook) = &self.plan.post_start
+            && let Err(why) = probe::hook(self.context, self.plan, hook).await
+        {
+            return format!("postStart: {why}");
+        }
+        if let Some(startup) = &self.plan.startup
+            && let Err(why) = self.await_startup(startup).await
+        {
+            return why;
+        }
+        let probed = self.plan.readiness.is_some();
+        self.set(|s| {
+            s.started = true;
+            s.ready = !probed;
+            if !probed {
+                s.reason.clear();
+            }
+        });
+        tokio::select! {
+            why = self.probe_liveness() => why,
+            () = self.probe_readiness() => std::future::pending().await,
+        }
+    }
+
+    async fn await_startup(&self, plan: &Probe) -> Result<(), String> {
+        // Asked more often than its period says, it has as long as its period and threshold say.
+        let until = Instant::now() + plan.initial_delay + plan.period * plan.failures.max(1);
+        sleep(plan.initial_delay).await;
+        loop {
+            match probe::once(self.context, plan).await {
+                Ok(()) => return Ok(()),
+                Err(why) if Instant::now() >= until => return Err(format!("startup probe: {why}")),
+                Err(why) => self.set(|s| s.reason = format!("startup probe: {why}")),
+            }
+            sleep(plan.period.min(STARTING_PERIOD)).await;
+        }
+    }
+
+    /// Returns when the process is no longer alive by the word of its probe.
+    async fn probe_liveness(&self) -> String {
+        let Some(plan) = &self.plan.liveness else {
             return std::future::pending().await;
+        };
+        sleep(plan.initial_delay).await;
+        let mut failures = 0_u32;
+        loop {
+            sleep(plan.period.max(SHORTEST_PERIOD)).await;
+            match probe::once(self.context, plan).await {
+                Ok(()) => failures = 0,
+                Err(why) => {
+                    failures += 1;
+                    if failures >= plan.failures.max(1) {
+                        return format!("liveness probe: {why}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Probes forever, or returns when there is nothing to probe.
+    async fn probe_readiness(&self) {
+        let Some(plan) = &self.plan.readiness else {
+            return;
         };
         sleep(plan.initial_delay).await;
         let (mut successes, mut failures) = (0_u32, 0_u32);
         loop {
             let began = Instant::now();
-            let is_ready = *self.ready.borrow();
+            let is_ready = self.stage.borrow().ready;
             match probe::once(self.context, plan).await {
                 Ok(()) => {
                     (successes, failures) = (successes.saturating_add(1), 0);
                     if !is_ready && successes >= plan.successes.max(1) {
-                        self.set(true, |s| s.reason.clear());
+                        self.set(|s| {
+                            s.ready = true;
+                            s.reason.clear();
+                        });
                     }
                 }
                 Err(reason) => {
                     (successes, failures) = (0, failures.saturating_add(1));
                     let fell = failures >= plan.failures.max(1);
-                    self.set(is_ready && !fell, |s| {
-                        s.reason = format!("readiness probe: {reason}")
+                    self.set(|s| {
+                        s.ready = is_ready && !fell;
+                        s.reason = format!("readiness probe: {reason}");
                     });
                 }
             }
             // While a container starts it is asked more often than its period says: who waits for it waits less.
-            let period = if *self.ready.borrow() {
+            let period = if self.stage.borrow().ready {
                 plan.period
             } else {
                 plan.period.min(STARTING_PERIOD)
@@ -185,13 +362,18 @@ impl Container<'_> {
         }
     }
 
-    fn set(&self, ready: bool, f: impl FnOnce(&mut ContainerStatus)) {
+    fn set(&self, f: impl FnOnce(&mut ContainerStatus)) {
+        let mut stage = Stage::default();
         self.context.board.change(&self.context.plan.key, |pod| {
             let status = pod.containers.entry(self.plan.name.clone()).or_default();
-            status.ready = ready;
             f(status);
+            stage = Stage {
+                started: status.started,
+                ready: status.ready,
+                ended: status.ended.then_some(status.done),
+            };
         });
-        self.ready.send_replace(ready);
+        self.stage.send_replace(stage);
     }
 }
 
@@ -199,6 +381,12 @@ impl Container<'_> {
 const STARTING_PERIOD: Duration = Duration::from_millis(200);
 /// No probe runs without a pause.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(20);
+
+fn exit_code(exit: Exit) -> i32 {
+    exit.code()
+        .or_else(|| exit.signal().map(|s| 128 + s))
+        .unwrap_or(255)
+}
 
 fn describe(exit: Exit) -> String {
     match (exit.code(), exit.signal()) {

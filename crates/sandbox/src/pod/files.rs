@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use isthmus_redirect::netns::{bind, tmpfs, write_beneath};
 
+use super::volumes::{self, Volumes};
 use crate::plan::{DnsPlan, PodPlan};
 use crate::{Error, Result};
 
@@ -21,6 +22,8 @@ pub(super) const PROGRAM: &str = "/run/isthmus/isthmus";
 const PROGRAM_DIR: &str = "/run/isthmus";
 /// Files of the plan, numbered.
 const FILES_DIR: &str = "/run/isthmus/files";
+/// Volumes of the plan, numbered.
+const VOLUMES_DIR: &str = "/run/isthmus/volumes";
 /// Bytes that a pod may keep in its `/run`.
 const RUN_SIZE: u64 = 64 * 1024 * 1024;
 /// A directory of the machine with more entries is not copied, entry by entry, to add a file to it.
@@ -32,6 +35,7 @@ pub(super) struct Files {
     root: OwnedFd,
     /// Number of each file.
     numbers: BTreeMap<PathBuf, usize>,
+    pub(super) volumes: Volumes,
 }
 
 /// `PATH` in a pod: this binary first, then what the sandbox was started with.
@@ -98,23 +102,49 @@ pub(super) fn arrange(plan: &PodPlan, program: &Path, resolv_conf: &str, hosts: 
         write_beneath(&own, Path::new(at), &fresh).map_err(step())?;
     }
 
+    let mut fresh: Vec<PathBuf> = fresh.into_iter().map(Path::to_path_buf).collect();
     let mut numbers = BTreeMap::new();
     for (number, (path, content)) in plan.files.iter().enumerate() {
-        check(path)?;
         let own = Path::new(FILES_DIR).join(number.to_string());
         write(&own, content)?;
-        let mut fresh_now: Vec<PathBuf> = fresh.iter().map(|p| p.to_path_buf()).collect();
-        if let Some(mirrored) = make_room(path, &fresh_now)? {
-            fresh_now.push(mirrored);
-        }
-        let fresh_now: Vec<&Path> = fresh_now.iter().map(PathBuf::as_path).collect();
-        write_beneath(&own, path, &fresh_now).map_err(step())?;
+        show(&own, path, &mut fresh)?;
         numbers.insert(path.clone(), number);
+    }
+    let dir = Path::new(VOLUMES_DIR);
+    let volumes = Volumes::create(dir, &plan.volumes)?;
+    let mut mounts: Vec<(&PathBuf, usize, &str)> = plan
+        .volumes
+        .iter()
+        .enumerate()
+        .flat_map(|(number, volume)| {
+            let mounts = volume.mounts.iter();
+            mounts.map(move |(at, part)| (at, number, part.as_str()))
+        })
+        .collect();
+    // What lies in another volume is mounted after it.
+    mounts.sort_by_key(|(at, ..)| at.components().count());
+    for (at, number, part) in mounts {
+        show(&volumes::source(dir, number, part)?, at, &mut fresh)?;
+        fresh.push(at.clone());
     }
     let root = File::open(FILES_DIR)
         .map_err(Error::io("open the pod's files"))?
         .into();
-    Ok(Files { root, numbers })
+    Ok(Files {
+        root,
+        numbers,
+        volumes,
+    })
+}
+
+/// Shows a file or directory at a path that need not exist. Beneath `fresh` anything can be created.
+fn show(own: &Path, at: &Path, fresh: &mut Vec<PathBuf>) -> Result<()> {
+    check(at)?;
+    if let Some(mirrored) = make_room(at, fresh)? {
+        fresh.push(mirrored);
+    }
+    let beneath: Vec<&Path> = fresh.iter().map(PathBuf::as_path).collect();
+    write_beneath(own, at, &beneath).map_err(Error::kernel("arrange mounts"))
 }
 
 /// Writes files anew, in place, since they are bound to their places.

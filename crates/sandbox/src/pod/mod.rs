@@ -17,6 +17,7 @@ mod files;
 mod log;
 mod namespaces;
 mod probe;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CString;
@@ -32,10 +33,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::network::Network;
-use crate::plan::{ContainerPlan, PodKey, PodPlan, PodStatus, Program};
+use crate::plan::{ContainerPlan, Order, PodKey, PodPlan, PodStatus, Program};
 use crate::supervisor::{Process, Reaper, SignalTarget};
 use crate::{Error, Result};
 use board::Board;
+use container::{Ending, Stage};
 use namespaces::Namespaces;
 
 /// Statuses of all pods.
@@ -62,7 +64,7 @@ struct Shared {
 struct Pod {
     context: Arc<Context>,
     /// Set once, to how long the containers have.
-    stop: watch::Sender<Option<Duration>>,
+    stop: watch::Sender<Option<Ending>>,
     /// Ends when all containers have.
     task: JoinHandle<()>,
 }
@@ -74,6 +76,7 @@ struct Context {
     address: std::net::Ipv4Addr,
     namespaces: Namespaces,
     logs: PathBuf,
+    network: Network,
     reaper: Reaper,
     board: Board,
     /// Processes of containers, by name.
@@ -150,12 +153,14 @@ impl Pods {
                 .map(|c| {
                     let waiting = crate::plan::ContainerStatus {
                         reason: "waiting".to_owned(),
+                        waiting: "PodInitializing".to_owned(),
                         ..Default::default()
                     };
                     (c.name.clone(), waiting)
                 })
                 .collect(),
             terminating: false,
+            finished: false,
         };
         self.shared.board.put(status.clone());
         let (stop, stopped) = watch::channel(None);
@@ -173,7 +178,7 @@ impl Pods {
             .remove(key)
             .ok_or_else(|| Error::NoPod(key.clone()))?;
         self.shared.board.change(key, |s| s.terminating = true);
-        pod.stop.send_replace(Some(grace));
+        pod.stop.send_replace(Some(Ending::now(grace)));
         if let Err(e) = pod.task.await {
             tracing::error!(pod = %key, error = %e, "the pod's task failed");
         }
@@ -225,6 +230,21 @@ impl Pods {
         files::update(&context.namespaces.files, changed)
     }
 
+    /// Replaces the files of a volume that its plan gave files, all at once for whoever reads them.
+    pub fn update_volume(&self, key: &PodKey, volume: &str, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+        let context = self.shared.context(key)?;
+        let position = context
+            .plan
+            .volumes
+            .iter()
+            .position(|v| v.name == volume && v.files.is_some());
+        let number = position.ok_or_else(|| Error::Pod {
+            pod: key.clone(),
+            reason: format!("it has no volume {volume} of files"),
+        })?;
+        context.namespaces.files.volumes.update(number, files)
+    }
+
     /// Runs a command inside a pod with these as its standard input, output and error. A command without
     /// a slash is looked for in `PATH`; `isthmus` is this binary. `env` adds to the application's;
     /// `directory` is as the pod sees it, `/` when none is given.
@@ -238,7 +258,8 @@ impl Pods {
     ) -> Result<Exec> {
         let context = self.shared.context(key)?;
         // The application's environment: a sidecar comes first and holds the others.
-        let plan = context.plan.containers.iter().find(|c| !c.holds_others);
+        let all = &context.plan.containers;
+        let plan = all.iter().find(|c| c.order == Order::Beside).or(all.last());
         let directory = directory.as_deref().unwrap_or(Path::new("/"));
         let mut process = context.command_in(directory, command, plan.map_or(&[], |c| &c.env))?;
         process
@@ -337,6 +358,7 @@ impl Shared {
             address,
             namespaces,
             logs,
+            network: self.network.clone(),
             reaper: self.reaper.clone(),
             board: self.board.clone(),
             running: Mutex::new(HashMap::new()),
@@ -349,6 +371,11 @@ impl Context {
     /// A command inside the pod with its environment, not yet started.
     fn command(&self, argv: &[String], env: &[(String, String)]) -> Result<Command> {
         self.command_in(Path::new("/"), argv, env)
+    }
+
+    /// A command with a container's environment and in its directory.
+    fn command_of(&self, plan: &ContainerPlan, argv: &[String]) -> Result<Command> {
+        self.command_in(&plan.directory, argv, &plan.env)
     }
 
     fn command_in(&self, directory: &Path, argv: &[String], env: &[(String, String)]) -> Result<Command> {
@@ -379,9 +406,13 @@ impl Context {
             Program::Isthmus(arguments) => {
                 let mut argv = vec![files::PROGRAM.to_owned()];
                 argv.extend(arguments.iter().cloned());
-                self.command(&argv, &plan.env)
+                self.command_of(plan, &argv)
             }
-            Program::Host(argv) => self.command(argv, &plan.env),
+            Program::Host(argv) => self.command_of(plan, argv),
+            Program::Unavailable { message, .. } => Err(Error::Pod {
+                pod: self.plan.key.clone(),
+                reason: message.clone(),
+            }),
         }
     }
 
@@ -408,22 +439,55 @@ impl Context {
 }
 
 /// The pod's task: its containers, one behind the other while one holds the others.
-async fn run(context: Arc<Context>, stop: watch::Receiver<Option<Duration>>) {
+async fn run(context: Arc<Context>, stop: watch::Receiver<Option<Ending>>) {
     let mut containers = JoinSet::new();
-    for index in 0..context.plan.containers.len() {
-        let plan = &context.plan.containers[index];
-        let (ready, mut became_ready) = watch::channel(false);
-        containers.spawn(container::supervise(context.clone(), index, stop.clone(), ready));
-        if plan.holds_others {
-            let mut stopped = stop.clone();
-            tokio::select! {
-                _ = became_ready.wait_for(|r| *r) => {}
-                _ = stopped.wait_for(Option::is_some) => break,
-            }
+    let mut sidecars = Vec::new();
+    for (index, plan) in context.plan.containers.iter().enumerate() {
+        let (stage, mut reached) = watch::channel(Stage::default());
+        if plan.order == Order::HoldsUntilStarted {
+            // It ends when the others have.
+            let (end, ending) = watch::channel(None);
+            let task = tokio::spawn(container::supervise(context.clone(), index, ending, stage));
+            sidecars.push((end, task));
+        } else {
+            containers.spawn(container::supervise(context.clone(), index, stop.clone(), stage));
+        }
+        let held = |s: &Stage| match plan.order {
+            Order::Beside => false,
+            Order::HoldsUntilReady => !s.ready,
+            Order::BesideOnceStarted | Order::HoldsUntilStarted => !s.started,
+            Order::HoldsUntilDone => s.ended.is_none(),
+        };
+        let mut stopped = stop.clone();
+        tokio::select! {
+            biased;
+            _ = reached.wait_for(|s| !held(s)) => {}
+            _ = stopped.wait_for(Option::is_some) => break,
+        }
+        if reached.borrow().ended == Some(false) {
+            // An init container has failed for good.
+            break;
         }
     }
     containers.join_all().await;
+    for (end, task) in sidecars.into_iter().rev() {
+        let grace = match *stop.borrow() {
+            Some(ending) if ending.grace.is_zero() => Duration::ZERO,
+            Some(ending) => ending.left().max(SIDECAR_GRACE),
+            None => context.plan.grace,
+        };
+        end.send_replace(Some(Ending::now(grace)));
+        if let Err(e) = task.await {
+            tracing::error!(pod = %context.plan.key, error = %e, "a sidecar's task failed");
+        }
+    }
+    context
+        .board
+        .change(&context.plan.key, |pod| pod.finished = !pod.terminating);
 }
+
+/// What a native sidecar has to end when the others took all of the pod's grace (the kubelet's).
+const SIDECAR_GRACE: Duration = Duration::from_secs(2);
 
 fn check(plan: &PodPlan) -> Result<()> {
     let wrong = |reason: String| {

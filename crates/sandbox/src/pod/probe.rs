@@ -1,6 +1,6 @@
-//! Readiness probes, made from inside the pod and past its sidecar.
+//! Probes, made from the node as a kubelet's are, or from inside the pod and past its sidecar.
 //!
-//! The prober's socket carries the proxy's mark and comes from 127.0.0.6, as what a sidecar hands to
+//! Inside, the prober's socket carries the proxy's mark and comes from 127.0.0.6, as what a sidecar hands to
 //! its application does: capture leaves it alone whatever the mesh's policy says of the port.
 
 use std::io;
@@ -17,7 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::Context;
-use crate::plan::{Check, Probe};
+use crate::plan::{Check, ContainerPlan, Probe};
 
 /// Where the prober's sockets come from.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -28,13 +28,13 @@ const STATUS_LINE_MAX: usize = 1024;
 pub(super) async fn once(context: &Arc<Context>, probe: &Probe) -> Result<(), String> {
     let tried = async {
         match &probe.check {
-            Check::Tcp { port } => connect(context, *port)
+            Check::Tcp { port } => connect(context, *port, probe.from_node)
                 .await
                 .map(drop)
                 .map_err(|e| format!("port {port}: {e}")),
             Check::Http { port, path } => {
                 let at = SocketAddrV4::new(context.address, *port);
-                let mut stream = connect(context, *port)
+                let mut stream = connect(context, *port, probe.from_node)
                     .await
                     .map_err(|e| format!("port {port}: {e}"))?;
                 let status = ask(&mut stream, at, path)
@@ -45,7 +45,11 @@ pub(super) async fn once(context: &Arc<Context>, probe: &Probe) -> Result<(), St
                     _ => Err(format!("port {port}{path}: status {status}")),
                 }
             }
-            Check::Exec(command) => exec(context, command).await,
+            Check::Loopback { port } => dial(context, Ipv4Addr::LOCALHOST, *port, false)
+                .await
+                .map(drop)
+                .map_err(|e| format!("port {port}: {e}")),
+            Check::Exec(command) => exec(context, &[], command).await,
         }
     };
     timeout(probe.timeout, tried)
@@ -53,14 +57,48 @@ pub(super) async fn once(context: &Arc<Context>, probe: &Probe) -> Result<(), St
         .unwrap_or_else(|_| Err(format!("no answer within {:?}", probe.timeout)))
 }
 
-async fn connect(context: &Context, port: u16) -> io::Result<TcpStream> {
-    let fd = context
-        .namespaces
-        .net
-        .run(marked_socket)
-        .map_err(io::Error::other)??;
+/// What is run after a container's start or before its end; no probe, so that it has no time-out of its own.
+pub(super) async fn hook(context: &Arc<Context>, plan: &ContainerPlan, hook: &Check) -> Result<(), String> {
+    match hook {
+        Check::Exec(command) => exec(context, plan.env.as_slice(), command).await,
+        Check::Http { port, path } => {
+            let at = SocketAddrV4::new(context.address, *port);
+            let mut stream = connect(context, *port, false)
+                .await
+                .map_err(|e| format!("port {port}: {e}"))?;
+            ask(&mut stream, at, path)
+                .await
+                .map(drop)
+                .map_err(|e| format!("port {port}{path}: {e}"))
+        }
+        Check::Tcp { .. } | Check::Loopback { .. } => Err("a hook is a command or a request".to_owned()),
+    }
+}
+
+async fn connect(context: &Context, port: u16, from_node: bool) -> io::Result<TcpStream> {
+    dial(context, context.address, port, from_node).await
+}
+
+async fn dial(context: &Context, at: Ipv4Addr, port: u16, from_node: bool) -> io::Result<TcpStream> {
+    let fd = if from_node {
+        context
+            .network
+            .run_in(&context.plan.key.cluster, plain_socket)
+            .map_err(io::Error::other)??
+    } else {
+        context
+            .namespaces
+            .net
+            .run(marked_socket)
+            .map_err(io::Error::other)??
+    };
     let socket = TcpSocket::from_std_stream(fd.into());
-    socket.connect(SocketAddr::from((context.address, port))).await
+    socket.connect(SocketAddr::from((at, port))).await
+}
+
+fn plain_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)
 }
 
 fn marked_socket() -> io::Result<OwnedFd> {
@@ -94,8 +132,8 @@ fn status(head: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
-async fn exec(context: &Context, command: &[String]) -> Result<(), String> {
-    let mut process = context.command(command, &[]).map_err(|e| e.to_string())?;
+async fn exec(context: &Context, env: &[(String, String)], command: &[String]) -> Result<(), String> {
+    let mut process = context.command(command, env).map_err(|e| e.to_string())?;
     process
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -250,6 +250,9 @@ pub struct Report {
     pub published: Vec<Published>,
     /// Black holes and cuts in force.
     pub faults: Vec<String>,
+    /// File with a context for each cluster that has an API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<String>,
 }
 
 /// A member cluster.

@@ -119,6 +119,7 @@ pub fn plan(cluster: &ClusterId, name: &str, containers: Vec<ContainerPlan>) -> 
             ndots: 5,
         },
         files: BTreeMap::new(),
+        volumes: Vec::new(),
         containers,
         capture: None,
         grace: Duration::from_secs(5),
@@ -126,13 +127,8 @@ pub fn plan(cluster: &ClusterId, name: &str, containers: Vec<ContainerPlan>) -> 
 }
 
 pub fn container(name: &str, arguments: &[&str]) -> ContainerPlan {
-    ContainerPlan {
-        name: name.into(),
-        program: Program::Isthmus(arguments.iter().map(|a| (*a).to_owned()).collect()),
-        env: Vec::new(),
-        readiness: None,
-        holds_others: false,
-    }
+    let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
+    ContainerPlan::new(name, Program::Isthmus(arguments))
 }
 
 pub fn server(name: &str) -> ContainerPlan {
@@ -152,6 +148,7 @@ pub fn http(port: u16) -> Probe {
         initial_delay: Duration::ZERO,
         failures: 1,
         successes: 1,
+        from_node: false,
     }
 }
 

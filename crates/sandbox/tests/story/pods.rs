@@ -188,7 +188,7 @@ pub async fn sidecar_first(sandbox: Sandbox) {
     let us = sandbox.cluster("us");
     let far = sandbox.serving(&us, "far").await;
     let mut inbound = container("inbound", &["serve", "15006", "inbound"]);
-    inbound.holds_others = true;
+    inbound.order = isthmus_sandbox::plan::Order::HoldsUntilReady;
     inbound.readiness = Some(http(15006));
     let outbound = container("outbound", &["serve", "15001", "outbound"]);
     let mut plan = plan(&us, "meshed", vec![inbound, outbound, server("meshed")]);
