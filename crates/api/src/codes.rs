@@ -126,6 +126,14 @@ codes! {
         "The files of Secret cacerts make no certificate authority; the present one stays." "Write the files that isthmus certs intermediate makes.";
     RESTART_REQUIRED "ISM0108" Warning "RestartRequired"
         "A setting counts only from the next start of the control plane on." "Restart the control plane.";
+    KIND_NOT_SERVED "ISM0110" Warning "KindNotServed"
+        "The API server does not serve a kind that the mesh reads; it is read as soon as its CRD is there." "Install the CRDs.";
+    NOT_PERMITTED "ISM0111" Error "NotPermitted"
+        "The API server forbids the control plane to read a kind; what is known of it stays in force." "Grant list and watch to its service account.";
+    API_SERVER_AWAY "ISM0112" Error "ApiServerAway"
+        "An API server cannot be reached or fails; what is known of its cluster stays in force." "Look at the API server and the way to it.";
+    REMOTE_SECRET "ISM0113" Error "RemoteSecretUnusable"
+        "A remote secret cannot be used; what is known of its cluster stays in force." "Write what isthmus create-remote-secret prints.";
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod object;
 pub mod parse;
 pub mod position;
 pub mod source;
+pub mod status;
 pub mod suggest;
 pub mod validate;
 pub mod yaml;

@@ -7,7 +7,7 @@ use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 /// Where the address and the credentials of an API server are taken from.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub enum Credentials {
     /// As kubectl finds them: `KUBECONFIG`, else `~/.kube/config`, else the pod's service account.
     #[default]
@@ -23,6 +23,20 @@ pub enum Credentials {
     InCluster,
     /// The content of a kubeconfig, such as a remote secret holds; its current context counts.
     Inline(Vec<u8>),
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Without what is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("Default"),
+            Self::Context { kubeconfig, context } => {
+                f.debug_tuple("Context").field(kubeconfig).field(context).finish()
+            }
+            Self::InCluster => f.write_str("InCluster"),
+            Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
+        }
+    }
 }
 
 /// Why there is no client.
@@ -126,5 +140,41 @@ impl Cluster {
     /// Namespace of the context, `default` where it names none.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+}
+
+/// Whether a kubeconfig from a Secret can be used, and is harmless: one that runs a program or reads files would do
+/// so here, in the name of whoever may write Secrets (Istio refuses the same).
+pub(crate) fn check(kubeconfig: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(kubeconfig).map_err(|e| e.to_string())?;
+    let read = Kubeconfig::from_yaml(text).map_err(|e| e.to_string())?;
+    for named in &read.auth_infos {
+        let Some(user) = &named.auth_info else { continue };
+        let refused = [
+            (user.exec.is_some(), "exec"),
+            (user.auth_provider.is_some(), "auth-provider"),
+            (user.token_file.is_some(), "tokenFile"),
+            (user.client_certificate.is_some(), "client-certificate"),
+            (user.client_key.is_some(), "client-key"),
+        ];
+        if let Some((_, field)) = refused.iter().find(|(there, _)| *there) {
+            return Err(format!(
+                "user {:?} has {field}, which is not allowed in a remote secret; write the token or certificate itself",
+                named.name
+            ));
+        }
+    }
+    let context = read.current_context.as_deref().unwrap_or_default();
+    let there = read.contexts.iter().find(|c| c.name == context);
+    let cluster = there.and_then(|c| c.context.as_ref()).map(|c| c.cluster.as_str());
+    let server = read
+        .clusters
+        .iter()
+        .find(|c| Some(c.name.as_str()) == cluster)
+        .and_then(|c| c.cluster.as_ref())
+        .and_then(|c| c.server.as_deref());
+    match server {
+        Some(_) => Ok(()),
+        None => Err(format!("its current-context {context:?} leads to no server")),
     }
 }

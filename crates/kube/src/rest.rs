@@ -18,6 +18,8 @@ const LARGEST: usize = 256 << 20;
 pub(crate) const JSON: &str = "application/json";
 /// A server-side apply.
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+/// RFC 7386.
+pub(crate) const MERGE: &str = "application/merge-patch+json";
 
 /// Why a request to an API server came to nothing.
 #[derive(Debug, Clone, thiserror::Error)]

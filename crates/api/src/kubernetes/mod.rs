@@ -18,7 +18,7 @@ pub use endpoint_slice::EndpointSlice;
 pub use namespace::Namespace;
 pub use node::Node;
 pub use pod::Pod;
-pub use secret::Secret;
+pub use secret::{REMOTE_SECRET_LABEL, Secret};
 pub use service::Service;
 pub use service_account::ServiceAccount;
 

@@ -7,6 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+/// Label of a Secret with the kubeconfig of another member cluster; its value is `true`.
+pub const REMOTE_SECRET_LABEL: &str = "istio/multiCluster";
+
 /// Named bytes that are to stay secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

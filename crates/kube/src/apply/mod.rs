@@ -127,31 +127,19 @@ impl Applier {
     /// # Errors
     /// The kind is not served, another manager owns a field, or the API server refuses or is away.
     pub async fn apply(&self, object: &Value, options: Options) -> Result<Outcome, ApplyError> {
-        let (named, path) = self.locate(object).await?;
-        // A dry run answers with the present version whether or not something would change.
-        let before = self.read(&named, &path, options.dry_run).await?;
-        let query = format!(
-            "{path}?fieldManager={}&force={}&fieldValidation=Strict{}",
-            encoded(&self.manager),
-            options.force,
-            if options.dry_run { "&dryRun=All" } else { "" }
-        );
-        let call = Call::with(&Method::PATCH, &query, APPLY, object);
-        let (_, after) = match self.cluster.call::<Value>(call).await {
-            Ok(answer) => answer,
-            Err(RequestError::Refused {
-                code: 409, message, ..
-            }) => {
-                return Err(ApplyError::Conflict {
-                    object: named,
-                    message,
-                });
-            }
-            Err(source) => {
-                return Err(ApplyError::Request {
-                    object: named,
-                    source,
-                });
+        let deadline = tokio::time::Instant::now() + APPEARS;
+        let (before, after) = loop {
+            match self.patch(object, options).await {
+                // Discovery names a new kind a moment before it is served.
+                Err(ApplyError::Request { source, .. })
+                    if source.is_not_found()
+                        && self.is_expected(object).await
+                        && tokio::time::Instant::now() < deadline =>
+                {
+                    *self.resources.lock().await = None;
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                done => break done?,
             }
         };
         if object["kind"] == "CustomResourceDefinition" && !options.dry_run {
@@ -167,6 +155,33 @@ impl Applier {
             Some(before) if !options.dry_run && version(&before) == version(&after) => Outcome::Unchanged,
             Some(_) => Outcome::Changed,
         })
+    }
+
+    /// The object before, if there was one, and after.
+    async fn patch(&self, object: &Value, options: Options) -> Result<(Option<Value>, Value), ApplyError> {
+        let (named, path) = self.locate(object).await?;
+        // A dry run answers with the present version whether or not something would change.
+        let before = self.read(&named, &path, options.dry_run).await?;
+        let query = format!(
+            "{path}?fieldManager={}&force={}&fieldValidation=Strict{}",
+            encoded(&self.manager),
+            options.force,
+            if options.dry_run { "&dryRun=All" } else { "" }
+        );
+        let call = Call::with(&Method::PATCH, &query, APPLY, object);
+        match self.cluster.call::<Value>(call).await {
+            Ok((_, after)) => Ok((before, after)),
+            Err(RequestError::Refused {
+                code: 409, message, ..
+            }) => Err(ApplyError::Conflict {
+                object: named,
+                message,
+            }),
+            Err(source) => Err(ApplyError::Request {
+                object: named,
+                source,
+            }),
+        }
     }
 
     /// The object as it is now.
@@ -339,13 +354,7 @@ impl Applier {
             if fresh.find(group, version, kind).is_some() {
                 continue;
             }
-            let expected = self
-                .expected
-                .lock()
-                .await
-                .iter()
-                .any(|(g, k)| g == group && k == kind);
-            if !expected || tokio::time::Instant::now() >= deadline {
+            if !self.is_expected(object).await || tokio::time::Instant::now() >= deadline {
                 return Err(ApplyError::NoSuchKind {
                     object: named,
                     api_version: format!("{api_version} {kind}"),
@@ -354,6 +363,14 @@ impl Applier {
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
+    }
+
+    /// Whether the CRD of its kind was applied here.
+    async fn is_expected(&self, object: &Value) -> bool {
+        let (group, _) = text(object, "/apiVersion").rsplit_once('/').unwrap_or_default();
+        let kind = text(object, "/kind");
+        let expected = self.expected.lock().await;
+        expected.iter().any(|(g, k)| g == group && k == kind)
     }
 
     async fn refresh(&self) -> Result<Resources, ApplyError> {
