@@ -134,6 +134,8 @@ codes! {
         "An API server cannot be reached or fails; what is known of its cluster stays in force." "Look at the API server and the way to it.";
     REMOTE_SECRET "ISM0113" Error "RemoteSecretUnusable"
         "A remote secret cannot be used; what is known of its cluster stays in force." "Write what isthmus create-remote-secret prints.";
+    UNUSABLE_PEER "ISM0111" Error "UnusablePeer"
+        "An entry of ConfigMap isthmus-peers names no peer that can be dialled." "Write the public address of the other cluster's east-west gateway.";
 }
 
 #[cfg(test)]

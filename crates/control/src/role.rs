@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use isthmus_api::source::{Change, Source};
-use isthmus_model::{ClusterId, EndpointAddress, SpiffeId, TrustDomain};
+use isthmus_model::{SpiffeId, TrustDomain};
 use isthmus_pki::token::{AUDIENCE, Members};
 use isthmus_pki::{
     Authenticator, CertificateService, FirstOf, JwksAuthenticator, JwksConfig, KeyAlgorithm, LocalAuthority,
@@ -30,7 +30,7 @@ use crate::ingest::overlay::Overlay;
 use crate::member::{MemberHead, MemberState, PeerState};
 use crate::mesh::Identity;
 use crate::names::Names;
-use crate::peering::{self, Peering};
+use crate::peering::{self, Peering, Peers};
 use crate::push::{self, ControlPlane, Feeds, Served};
 use crate::serve::{self, Addresses, Parts, Sockets};
 use crate::snapshot::builder::Builder;
@@ -54,8 +54,8 @@ pub struct Config {
     pub jwks: Option<PathBuf>,
     /// Accepted issuers of service-account tokens.
     pub issuers: Vec<String>,
-    /// Peers by member cluster: `HOST:PORT` of their east-west gateway.
-    pub peers: BTreeMap<ClusterId, String>,
+    /// Peers by member cluster: `HOST:PORT` of their east-west gateway; ConfigMap `isthmus-peers` may name more.
+    pub peers: Peers,
     /// Where automatic addresses, peers' last states, the last good version of every file and an own root
     /// are kept.
     pub state_dir: PathBuf,
@@ -112,12 +112,11 @@ pub async fn run(
         services: BTreeMap::new(),
     };
     let (exported, own_state) = watch::channel(Arc::new(own));
-    let peer_addresses = peer_addresses(&config.peers);
     let last_good = config.state_dir.join("last-good");
     let (changes, sources_failed) = start_sources(&config.directories, &last_good, &drain);
     let builder = Builder::new(
         config.identity.clone(),
-        peer_addresses.clone(),
+        config.peers.clone(),
         Some(config.state_dir.join("addresses.json")),
     );
     let feeds = Feeds {
@@ -125,7 +124,6 @@ pub async fn run(
         sources: config.directories.len(),
         peers,
         exported,
-        peer_addresses,
     };
     drain.spawn(push::run(plane.clone(), objects.clone(), builder, feeds));
 
@@ -179,6 +177,11 @@ pub async fn run(
     };
     let (peering, heard) = Peering::start(peering_config, own_state, &drain);
     drain.spawn(forward(heard, peer_sender));
+    drop(tokio::spawn(drain.clone().until_draining(follow_peers(
+        plane.clone(),
+        peering.clone(),
+        drain.clone(),
+    ))));
     settle(&plane).await;
 
     let authenticator = authenticator(&config, trust_domains);
@@ -277,6 +280,23 @@ async fn first_trust_domain(
     }
 }
 
+/// Dials whom the objects name as peers, from the first snapshot on.
+async fn follow_peers(plane: ControlPlane, peering: Peering, drain: drain::Watcher) {
+    let mut snapshots = plane.subscribe();
+    loop {
+        let listed = snapshots
+            .borrow_and_update()
+            .as_ref()
+            .map(|s| Arc::clone(&s.listed));
+        if let Some(listed) = listed {
+            peering.follow(&listed, &drain);
+        }
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Carries what peers tell into the builder, which runs before peering can.
 async fn forward(mut heard: watch::Receiver<PeerState>, into: watch::Sender<PeerState>) {
     loop {
@@ -302,17 +322,4 @@ fn authenticator(config: &Config, trust_domains: Vec<TrustDomain>) -> Arc<dyn Au
         members: Members::Only(config.identity.cluster.clone()),
     }));
     Arc::new(FirstOf(all))
-}
-
-/// Addresses of peers' gateways as the command line names them; what is not `HOST:PORT` is left to the link,
-/// which says so.
-fn peer_addresses(peers: &BTreeMap<ClusterId, String>) -> Vec<(EndpointAddress, u16)> {
-    peers
-        .values()
-        .filter_map(|address| {
-            let (host, port) = address.rsplit_once(':')?;
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            Some((host.parse().ok()?, port.parse().ok()?))
-        })
-        .collect()
 }

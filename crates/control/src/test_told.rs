@@ -21,6 +21,7 @@ use crate::generate::cache::Cache;
 use crate::ingest::store::Store;
 use crate::member::{Peer, PeerState};
 use crate::mesh::Identity;
+use crate::peering::Peers;
 use crate::proxy::{ProxyDescription, ProxyKind};
 use crate::registry::mesh_hop::ResolvedNames;
 use crate::snapshot::Snapshot;
@@ -45,7 +46,7 @@ impl Member {
         };
         Self {
             store: Store::default(),
-            builder: Builder::new(identity, Vec::new(), None),
+            builder: Builder::new(identity, Peers::new(), None),
             peers: PeerState::default(),
             resolved: ResolvedNames::new(),
         }

@@ -10,6 +10,7 @@ use super::*;
 use crate::ingest::store::Store;
 use crate::member::PeerState;
 use crate::mesh::Identity;
+use crate::peering::Peers;
 use crate::snapshot::builder::{Builder, Dirty};
 
 fn root() -> Authority {
@@ -54,7 +55,7 @@ impl Story {
         Self {
             plane: ControlPlane::new(),
             store: Store::default(),
-            builder: Builder::new(identity, Vec::new(), None),
+            builder: Builder::new(identity, Peers::new(), None),
         }
     }
 

@@ -16,6 +16,7 @@
 mod admission;
 mod export;
 mod link;
+pub mod listed;
 mod status;
 mod store;
 #[cfg(test)]
@@ -33,11 +34,13 @@ use isthmus_runtime::drain;
 use isthmus_xds::Resources;
 use isthmus_xds::envoy::core::Node;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tonic::Status;
 
 use crate::member::{MemberState, PeerState};
 
 pub use admission::is_peer;
+pub use listed::Peers;
 pub use status::{LinkStatus, Listener, Phase};
 
 /// How often a control plane gives a sign of life, and so the precision of ages.
@@ -56,8 +59,8 @@ pub struct Config {
     pub trust_domains: Vec<TrustDomain>,
     /// Namespace of control planes, `istio-system`.
     pub namespace: String,
-    /// Peers by member cluster: `HOST:PORT` of their east-west gateway (`--peer eu=HOST:15443`).
-    pub peers: BTreeMap<ClusterId, String>,
+    /// Peers that are dialled from the start; [`Peering::follow`] tells of others.
+    pub peers: Peers,
     /// What this control plane proves itself with.
     pub credentials: Credentials,
     /// Folder for the last state of each peer; `None` forgets it over a restart.
@@ -77,6 +80,8 @@ struct Shared {
     /// What peers told.
     heard: watch::Sender<PeerState>,
     links: Mutex<BTreeMap<ClusterId, LinkStatus>>,
+    /// Who is dialled, where, and by which task.
+    dialled: Mutex<BTreeMap<ClusterId, (String, AbortHandle)>>,
     listeners: Mutex<BTreeMap<u64, Listener>>,
 }
 
@@ -96,14 +101,56 @@ impl Peering {
             exported,
             heard,
             links: Mutex::default(),
+            dialled: Mutex::default(),
             listeners: Mutex::default(),
             config,
         });
-        for (cluster, address) in &shared.config.peers {
-            let link = link::Link::new(shared.clone(), cluster.clone(), address.clone());
-            drop(tokio::spawn(drain.clone().until_draining(link.run())));
+        let peering = Self(shared);
+        peering.follow(&peering.0.config.peers.clone(), drain);
+        (peering, state)
+    }
+
+    /// Dials these peers and no others. A peer that is no longer among them is forgotten with all that it told; one
+    /// whose address changed stays known while it is dialled anew.
+    pub fn follow(&self, peers: &Peers, drain: &drain::Watcher) {
+        let mut dialled = lock(&self.0.dialled);
+        let gone: Vec<ClusterId> = dialled
+            .keys()
+            .filter(|c| !peers.contains_key(*c))
+            .cloned()
+            .collect();
+        for cluster in gone {
+            if let Some((_, task)) = dialled.remove(&cluster) {
+                task.abort();
+            }
+            tracing::info!(%cluster, "no peer any more");
+            lock(&self.0.links).remove(&cluster);
+            self.0.heard.send_modify(|s| {
+                s.members.remove(&cluster);
+            });
+            if let Some(folder) = &self.0.config.store {
+                store::forget(folder, &cluster);
+            }
         }
-        (Self(shared), state)
+        for (cluster, address) in peers {
+            match dialled.get(cluster) {
+                Some((before, _)) if before == address => continue,
+                Some((_, task)) => task.abort(),
+                None => {}
+            }
+            let link = link::Link::new(self.0.clone(), cluster.clone(), address.clone());
+            let task = tokio::spawn(drain.clone().until_draining(link.run()));
+            dialled.insert(cluster.clone(), (address.clone(), task.abort_handle()));
+        }
+    }
+
+    /// Addresses of the peers that are dialled.
+    pub fn peers(&self) -> Peers {
+        let dialled = lock(&self.0.dialled);
+        dialled
+            .iter()
+            .map(|(cluster, (address, _))| (cluster.clone(), address.clone()))
+            .collect()
     }
 
     /// Lets a peer's stream in, if its verified certificate is that of another member's control plane.
@@ -140,7 +187,14 @@ impl Peering {
     /// What is known of every peer, for `isthmus peer list`.
     pub fn page(&self) -> serde_json::Value {
         let listeners: Vec<Listener> = lock(&self.0.listeners).values().cloned().collect();
-        status::page(&self.0.config, &self.links(), &self.0.heard.borrow(), &listeners)
+        let peers = self.peers();
+        status::page(
+            &self.0.config,
+            &peers,
+            &self.links(),
+            &self.0.heard.borrow(),
+            &listeners,
+        )
     }
 }
 

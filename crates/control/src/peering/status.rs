@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use isthmus_model::ClusterId;
 use serde_json::{Value, json};
 
-use super::Config;
+use super::{Config, Peers};
 use crate::member::{Peer, PeerState};
 
 /// Where a link stands.
@@ -59,13 +59,14 @@ pub struct Listener {
 /// `/debug/peersz`, which `isthmus peer list` prints.
 pub(super) fn page(
     config: &Config,
+    peers: &Peers,
     links: &BTreeMap<ClusterId, LinkStatus>,
     heard: &PeerState,
     listeners: &[Listener],
 ) -> Value {
     let now = SystemTime::now();
     let seconds = |at: SystemTime| now.duration_since(at).unwrap_or_default().as_secs_f64();
-    let peers = config.peers.iter().map(|(cluster, address)| {
+    let peers = peers.iter().map(|(cluster, address)| {
         let link = links.get(cluster).cloned().unwrap_or_default();
         let mut peer = json!({
             "cluster": cluster,

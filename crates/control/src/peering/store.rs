@@ -105,6 +105,17 @@ pub(super) fn load(folder: &Path, cluster: &ClusterId) -> Option<(Peer, Versions
     }
 }
 
+/// Forgets a peer that is none any more.
+pub(super) fn forget(folder: &Path, cluster: &ClusterId) {
+    let path = file(folder, cluster);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "what a former peer told cannot be removed");
+        }
+        _ => {}
+    }
+}
+
 /// Keeps the last state; the old file stays whole until the new one is.
 pub(super) async fn save(folder: PathBuf, cluster: ClusterId, stored: Stored) {
     let path = file(&folder, &cluster);

@@ -278,3 +278,35 @@ fn what_a_peer_tells_is_believed_within_bounds() {
     let refused = head.import(&eu).unwrap_err().to_string();
     assert!(refused.contains("\"us\" is not eu"), "{refused}");
 }
+
+#[tokio::test]
+async fn peers_come_and_go_while_the_control_plane_runs() {
+    let mesh = Mesh::new();
+    let (us, eu) = (mesh.cluster("us"), mesh.cluster("eu"));
+    let eu_plane = eu.control_plane(&[], None);
+    eu_plane.export(|state| add(state, "reviews", "eu", "10.2.0.5"));
+    let us_plane = us.control_plane(&[], None);
+    assert_eq!(us_plane.peering.page()["peers"], serde_json::json!([]));
+
+    let (_trigger, drain) = isthmus_runtime::drain::channel();
+    let listed = super::Peers::from([(ClusterId::from("eu"), eu_plane.addresses.xds.to_string())]);
+    us_plane.peering.follow(&listed, &drain);
+    us_plane.peering.follow(&listed, &drain);
+    until("us knows eu", || services(&us_plane, "eu") == ["reviews"]).await;
+    assert_eq!(
+        eu_plane.peering.page()["listeners"].as_array().map(Vec::len),
+        Some(1)
+    );
+
+    us_plane.peering.follow(&super::Peers::new(), &drain);
+    assert!(us_plane.member("eu").is_none());
+    assert_eq!(us_plane.peering.page()["peers"], serde_json::json!([]));
+    until("eu is listened to no more", || {
+        eu_plane.peering.page()["listeners"] == serde_json::json!([])
+    })
+    .await;
+    assert!(
+        !us.store().join("peer-eu.json").exists(),
+        "nothing is kept of a former peer"
+    );
+}

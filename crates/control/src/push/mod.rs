@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use isthmus_api::finding::{Finding, Level};
 use isthmus_api::source::Change;
-use isthmus_model::{EndpointAddress, Hostname};
+use isthmus_model::Hostname;
 use isthmus_xds::Resources;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -57,8 +57,6 @@ pub struct Feeds {
     pub peers: watch::Receiver<PeerState>,
     /// What this cluster tells its peers.
     pub exported: watch::Sender<Arc<MemberState>>,
-    /// Public addresses of peers' gateways.
-    pub peer_addresses: Vec<(EndpointAddress, u16)>,
 }
 
 /// Builds and publishes until the sources end.
@@ -135,7 +133,7 @@ fn publish(
         *old = Arc::clone(exported);
         changed
     });
-    let names = resolve::wanted(snapshot, &feeds.peer_addresses);
+    let names = resolve::wanted(snapshot);
     wanted.send_if_modified(|old| {
         let changed = *old != names;
         *old = names;

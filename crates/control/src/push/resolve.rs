@@ -10,6 +10,7 @@ use std::time::Duration;
 use isthmus_model::{EndpointAddress, Hostname};
 use tokio::sync::watch;
 
+use crate::peering::listed;
 use crate::registry::gateways::PASSTHROUGH_PORT;
 use crate::registry::mesh_hop::ResolvedNames;
 use crate::snapshot::Snapshot;
@@ -24,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST: usize = 1000;
 
 /// Names that a snapshot depends on: endpoints on the port of gateways, and gateways.
-pub fn wanted(snapshot: &Snapshot, peer_addresses: &[(EndpointAddress, u16)]) -> BTreeSet<Hostname> {
+pub fn wanted(snapshot: &Snapshot) -> BTreeSet<Hostname> {
+    let listed = listed::addresses(&snapshot.listed);
     let peers = snapshot.peers.members.values().map(|p| &p.state.head);
     let heads: Vec<_> = peers.chain([&snapshot.registry.exported.head]).collect();
     let of_gateways = heads
@@ -35,7 +37,7 @@ pub fn wanted(snapshot: &Snapshot, peer_addresses: &[(EndpointAddress, u16)]) ->
         .flat_map(|h| h.passthrough.iter().map(|(a, p)| (a, *p)));
     let known: Vec<_> = of_gateways
         .chain(of_others)
-        .chain(peer_addresses.iter().map(|(a, p)| (a, *p)))
+        .chain(listed.iter().map(|(a, p)| (a, *p)))
         .collect();
     let ports: BTreeSet<u16> = known
         .iter()

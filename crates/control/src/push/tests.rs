@@ -5,6 +5,7 @@ use std::time::Duration;
 use isthmus_xds::TypeUrl;
 
 use super::*;
+use crate::peering::Peers;
 use crate::proxy::ProxyKind::Sidecar;
 use crate::test_told;
 
@@ -46,14 +47,13 @@ async fn a_change_reaches_the_proxy_and_one_of_endpoints_leaves_the_rest_alone()
         sources: 1,
         peers,
         exported,
-        peer_addresses: Vec::new(),
     };
     let plane = ControlPlane::new();
     let objects = Objects::default();
     let running = tokio::spawn(run(
         plane.clone(),
         objects,
-        Builder::new(identity, Vec::new(), None),
+        Builder::new(identity, Peers::new(), None),
         feeds,
     ));
 

@@ -8,7 +8,7 @@ use isthmus_api::analyze::{self, Elsewhere, analyze_within};
 use isthmus_api::finding::Finding;
 use isthmus_api::{Kind, codes, mesh_config};
 use isthmus_dns::{VipAllocator, VipState};
-use isthmus_model::{EndpointAddress, TrustDomain};
+use isthmus_model::TrustDomain;
 
 use super::config::Config;
 use super::{Aside, Snapshot};
@@ -16,6 +16,7 @@ use crate::authority;
 use crate::ingest::store::Store;
 use crate::member::PeerState;
 use crate::mesh::{Identity, Mesh};
+use crate::peering::{Peers, listed};
 use crate::registry::mesh_hop::ResolvedNames;
 use crate::registry::{Registry, Sources, keep};
 
@@ -23,7 +24,8 @@ use crate::registry::{Registry, Sources, keep};
 #[derive(Debug)]
 pub struct Builder {
     identity: Identity,
-    peer_addresses: Vec<(EndpointAddress, u16)>,
+    /// Peers that the command line names.
+    given: Peers,
     vips: VipAllocator,
     state_file: Option<PathBuf>,
     before: Option<Arc<Snapshot>>,
@@ -83,15 +85,11 @@ const REGISTRY: &[Kind] = &[
 
 impl Builder {
     /// Starts with nothing. `state_file` keeps automatic addresses over restarts.
-    pub fn new(
-        identity: Identity,
-        peer_addresses: Vec<(EndpointAddress, u16)>,
-        state_file: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(identity: Identity, given: Peers, state_file: Option<PathBuf>) -> Self {
         let vips = state_file.as_deref().map(read_vips).unwrap_or_default();
         Self {
             identity,
-            peer_addresses,
+            given,
             vips,
             state_file,
             before: None,
@@ -126,6 +124,12 @@ impl Builder {
             }
         };
         read_mesh(store, &self.identity, &mut findings);
+        let listed = listed::read(store, &self.identity, &self.given, &mut findings);
+        let listed = match before {
+            Some(before) => keep(listed, &before.listed),
+            None => Arc::new(listed),
+        };
+        let peers_changed = before.is_none_or(|b| !Arc::ptr_eq(&b.listed, &listed));
         let mesh_changed = before.is_none_or(|b| !Arc::ptr_eq(&b.mesh, &mesh));
 
         let config = match before {
@@ -135,7 +139,7 @@ impl Builder {
         };
 
         let registry = match before {
-            Some(before) if !mesh_changed && !dirty.peers && !dirty.touches(REGISTRY) => {
+            Some(before) if !mesh_changed && !peers_changed && !dirty.peers && !dirty.touches(REGISTRY) => {
                 before.registry.clone()
             }
             _ => {
@@ -144,7 +148,7 @@ impl Builder {
                     store,
                     mesh: &mesh,
                     peers,
-                    peer_addresses: &self.peer_addresses,
+                    peer_addresses: &listed::addresses(&listed),
                     resolved,
                     authentications: &config.authentication,
                 };
@@ -159,8 +163,8 @@ impl Builder {
         };
         findings.extend(registry.findings.iter().cloned());
         let same_services = before.is_some_and(|b| Arc::ptr_eq(&b.registry.services, &registry.services));
-        if dirty.touches(analyze::KINDS) || !same_services {
-            self.analysis = self.analyze(store, &registry, peers);
+        if dirty.touches(analyze::KINDS) || !same_services || peers_changed {
+            self.analysis = analyze(store, &registry, peers.members.len() < listed.len());
         }
         findings.extend(self.analysis.iter().cloned());
         if dirty.touches(&[Kind::Secret]) || mesh_changed {
@@ -181,6 +185,7 @@ impl Builder {
             registry,
             config,
             peers: Arc::clone(peers),
+            listed,
         });
         let snapshot = Arc::new(Snapshot {
             aside: keep(aside, &snapshot.aside),
@@ -189,26 +194,6 @@ impl Builder {
         });
         self.before = Some(Arc::clone(&snapshot));
         snapshot
-    }
-
-    /// What the objects of all sources show together, among what other clusters have.
-    fn analyze(&self, store: &Store, registry: &Registry, peers: &PeerState) -> Vec<Finding> {
-        let objects: Vec<_> = store
-            .objects()
-            .filter(|o| analyze::KINDS.contains(&o.kind))
-            .cloned()
-            .collect();
-        let mut elsewhere = Elsewhere {
-            incomplete: peers.members.len() < self.peer_addresses.len(),
-            ..Elsewhere::default()
-        };
-        for service in registry.services.values() {
-            let ports: Vec<u16> = service.service.ports.iter().map(|p| p.number).collect();
-            for host in std::iter::once(service.host()).chain(&service.aliases) {
-                elsewhere.hosts.insert(host.clone(), ports.clone());
-            }
-        }
-        analyze_within(&objects, &elsewhere)
     }
 
     /// The mesh's settings now. The trust domain of the start stays in force: the authority, the proofs of
@@ -288,6 +273,27 @@ fn read_vips(file: &std::path::Path) -> VipAllocator {
             VipAllocator::new()
         }
     }
+}
+
+/// What the objects of all sources show together, among what other clusters have; `incomplete` while not all of
+/// them are known.
+fn analyze(store: &Store, registry: &Registry, incomplete: bool) -> Vec<Finding> {
+    let objects: Vec<_> = store
+        .objects()
+        .filter(|o| analyze::KINDS.contains(&o.kind))
+        .cloned()
+        .collect();
+    let mut elsewhere = Elsewhere {
+        incomplete,
+        ..Elsewhere::default()
+    };
+    for service in registry.services.values() {
+        let ports: Vec<u16> = service.service.ports.iter().map(|p| p.number).collect();
+        for host in std::iter::once(service.host()).chain(&service.aliases) {
+            elsewhere.hosts.insert(host.clone(), ports.clone());
+        }
+    }
+    analyze_within(&objects, &elsewhere)
 }
 
 /// The mesh's settings: ConfigMap `istio` of the root namespace over what the command line says.

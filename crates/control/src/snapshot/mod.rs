@@ -22,6 +22,7 @@ use isthmus_model::{Endpoint, Resolution, ServiceKey, SpiffeId};
 use self::config::Config;
 use crate::member::PeerState;
 use crate::mesh::Mesh;
+use crate::peering::Peers;
 use crate::registry::{Registry, ServiceEndpoints};
 
 /// The mesh as this control plane knows it.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub aside: Arc<Aside>,
     /// What was last heard from peers, for ages.
     pub peers: Arc<PeerState>,
+    /// Which peers there are to be.
+    pub listed: Arc<Peers>,
     /// What is odd: files, registry, generation.
     pub findings: Arc<Vec<Finding>>,
 }
