@@ -136,6 +136,8 @@ codes! {
         "A remote secret cannot be used; what is known of its cluster stays in force." "Write what isthmus create-remote-secret prints.";
     UNUSABLE_PEER "ISM0111" Error "UnusablePeer"
         "An entry of ConfigMap isthmus-peers names no peer that can be dialled." "Write the public address of the other cluster's east-west gateway.";
+    DERIVED "ISM0109" Info "DerivedName"
+        "A name that nobody gave was derived from another." "Give it, to choose another.";
 }
 
 #[cfg(test)]

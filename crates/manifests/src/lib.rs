@@ -3,7 +3,16 @@
 //! Nothing here talks to an API server.
 //!
 //! ```text
-//!   profile ◀─ IstioOperator files ◀─ --set   ─▶ install ─▶ objects ─▶ `manifest generate`, `install`
-//!                                                   └─────▶ Helm charts (generated, drift-checked)
-//!   api::kinds ─▶ crds                          pod + namespace + injection config ─▶ inject ─▶ JSON patch
+//!   profile ◀─ IstioOperator files ◀─ --set   ─▶ operator ─▶ values ─▶ deploy/charts ─▶ objects
+//!                                                                       └▶ Helm, the same charts
+//!   api::kinds ─▶ crd                         pod + namespace + injection config ─▶ inject ─▶ JSON patch
 //! ```
+
+pub mod chart;
+pub mod crd;
+pub mod merge;
+pub mod operator;
+pub mod order;
+pub mod profile;
+mod template;
+pub mod yaml;

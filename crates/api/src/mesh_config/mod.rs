@@ -6,7 +6,7 @@
 
 mod read;
 
-pub use read::{Mesh, from_config_map, from_text};
+pub use read::{Mesh, from_config_map, from_node, from_text};
 
 use std::collections::BTreeMap;
 

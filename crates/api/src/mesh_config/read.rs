@@ -65,6 +65,19 @@ pub fn from_text(text: &str, file: &str) -> (MeshConfig, Vec<Finding>) {
     (config, findings)
 }
 
+/// Reads a MeshConfig that stands within a document of another kind, with that file's lines.
+pub fn from_node(node: &Node, file: &Arc<str>) -> (MeshConfig, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let within = Text {
+        key: "mesh",
+        text: "",
+        file,
+        first_line: 1,
+    };
+    let config = within.read_node(node.clone(), &mut findings);
+    (config.unwrap_or_default(), findings)
+}
+
 /// A text within a file.
 struct Text<'a> {
     key: &'a str,
@@ -75,68 +88,84 @@ struct Text<'a> {
 
 impl Text<'_> {
     fn read<T: serde::de::DeserializeOwned + Default + Validate>(&self, findings: &mut Vec<Finding>) -> T {
-        let line = |within: u32| self.first_line.saturating_add(within.saturating_sub(1));
-        let strictness = Strictness {
-            unknown: Unknown::Warn,
-            numbers_as_text: true,
-        };
-        let key = ObjectKey {
-            kind: Kind::ConfigMap,
-            namespace: ROOT_NAMESPACE.to_owned(),
-            name: CONFIG_MAP.to_owned(),
-        };
-        let mut add =
-            |finding: Finding, within| findings.push(finding.at(self.file, line(within)).about(&key));
         for document in documents(self.text, &Limits::default()) {
-            let node = match document {
-                Ok(node) => node,
+            match document {
+                Ok(node) => {
+                    if let Some(value) = self.read_node(node, findings) {
+                        return value;
+                    }
+                }
                 Err(malformed) => {
-                    add(
-                        Finding::new(&codes::MALFORMED, malformed.message, malformed.remedy),
-                        malformed.line,
-                    );
-                    continue;
-                }
-            };
-            let mut unknown = Vec::new();
-            let result: Result<T, _> = decode(&node, self.key, &[], strictness, &mut unknown);
-            for field in unknown {
-                let message = format!("{}: unknown field {:?}", field.path, field.name);
-                let remedy = field
-                    .meant
-                    .map_or_else(|| "remove it".to_owned(), |m| format!("did you mean {m}?"));
-                add(Finding::new(&codes::SCHEMA_WARNING, message, remedy), field.line);
-            }
-            for idle in effect::written(Kind::ConfigMap, &node, self.key) {
-                add(idle.finding(), idle.line);
-            }
-            match result {
-                Ok(value) => {
-                    let within = Node {
-                        line: 1,
-                        value: Value::Mapping(vec![(key_of(self.key), node)]),
-                    };
-                    let positions = Positions::of(&within).shifted(self.first_line.saturating_sub(1));
-                    let origin = Origin {
-                        file: Arc::clone(self.file),
-                        line: self.first_line,
-                    };
-                    let meta = Meta::default();
-                    let context = Context::new(&key, &meta, &positions, &origin);
-                    value.validate(&context);
-                    findings.extend(context.into_findings());
-                    return value;
-                }
-                Err(misfit) => {
-                    let message = format!("{}: {}", misfit.path, misfit.message);
-                    add(
-                        Finding::new(&codes::SCHEMA, message, "defaults are used instead"),
-                        misfit.line,
-                    );
+                    let finding = Finding::new(&codes::MALFORMED, malformed.message, malformed.remedy);
+                    findings.push(finding.at(self.file, self.line(malformed.line)).about(about()));
                 }
             }
         }
         T::default()
+    }
+
+    fn line(&self, within: u32) -> u32 {
+        self.first_line.saturating_add(within.saturating_sub(1))
+    }
+
+    fn read_node<T: serde::de::DeserializeOwned + Default + Validate>(
+        &self,
+        node: Node,
+        findings: &mut Vec<Finding>,
+    ) -> Option<T> {
+        let strictness = Strictness {
+            unknown: Unknown::Warn,
+            numbers_as_text: true,
+        };
+        let key = about();
+        let mut add =
+            |finding: Finding, within| findings.push(finding.at(self.file, self.line(within)).about(&key));
+        let mut unknown = Vec::new();
+        let result: Result<T, _> = decode(&node, self.key, &[], strictness, &mut unknown);
+        for field in unknown {
+            let message = format!("{}: unknown field {:?}", field.path, field.name);
+            let remedy = field
+                .meant
+                .map_or_else(|| "remove it".to_owned(), |m| format!("did you mean {m}?"));
+            add(Finding::new(&codes::SCHEMA_WARNING, message, remedy), field.line);
+        }
+        for idle in effect::written(Kind::ConfigMap, &node, self.key) {
+            add(idle.finding(), idle.line);
+        }
+        match result {
+            Ok(value) => {
+                let within = Node {
+                    line: 1,
+                    value: Value::Mapping(vec![(key_of(self.key), node)]),
+                };
+                let positions = Positions::of(&within).shifted(self.first_line.saturating_sub(1));
+                let origin = Origin {
+                    file: Arc::clone(self.file),
+                    line: self.first_line,
+                };
+                let meta = Meta::default();
+                let context = Context::new(&key, &meta, &positions, &origin);
+                value.validate(&context);
+                findings.extend(context.into_findings());
+                Some(value)
+            }
+            Err(misfit) => {
+                let message = format!("{}: {}", misfit.path, misfit.message);
+                add(
+                    Finding::new(&codes::SCHEMA, message, "defaults are used instead"),
+                    misfit.line,
+                );
+                None
+            }
+        }
+    }
+}
+
+fn about() -> ObjectKey {
+    ObjectKey {
+        kind: Kind::ConfigMap,
+        namespace: ROOT_NAMESPACE.to_owned(),
+        name: CONFIG_MAP.to_owned(),
     }
 }
 

@@ -114,6 +114,13 @@ pub fn parse_json(json: &serde_json::Value, origin: &str) -> Parsed {
     parsed
 }
 
+/// Reads one document that was taken apart already; `file` and the node's own lines say where it stands.
+pub fn parse_node(node: &Node, file: &Arc<str>) -> Parsed {
+    let mut parsed = Parsed::default();
+    read(node, file, &mut parsed, 0);
+    parsed
+}
+
 /// Fields of a resource besides its content.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -3,9 +3,11 @@
 pub mod admin;
 pub mod analyze;
 pub mod certs;
+pub mod cluster_flags;
 pub mod control_plane;
 pub mod demo;
 pub mod exec;
+pub mod installation;
 pub mod peer;
 pub mod proxy;
 pub mod proxy_config;
@@ -65,6 +67,11 @@ pub enum Command {
     Peer(peer::Args),
     Fetch(sample::Fetch),
     Sample(sample::Sample),
+    Install(installation::install::Args),
+    Upgrade(installation::install::Upgrade),
+    Uninstall(installation::uninstall::Args),
+    Manifest(installation::manifest::Args),
+    Profile(installation::profile::Args),
     Certs(certs::Args),
     ControlPlane(control_plane::Args),
     Proxy(proxy::Args),
@@ -95,6 +102,11 @@ impl Command {
             Self::Fetch(args) => sample::fetch(args),
             Self::Sample(args) => sample::sample(args),
             Self::SandboxSupervisor(args) => demo::supervise(args),
+            Self::Install(args) => installation::install::run(args),
+            Self::Upgrade(args) => installation::install::upgrade(args),
+            Self::Uninstall(args) => installation::uninstall::run(args),
+            Self::Manifest(args) => installation::manifest::run(args),
+            Self::Profile(args) => installation::profile::run(args),
             Self::Certs(args) => certs::run(args),
             Self::ControlPlane(args) => control_plane::run(args),
             Self::Validate(args) => validate::run(args),
