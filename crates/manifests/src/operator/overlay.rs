@@ -6,6 +6,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::yaml;
+
 /// One step of a path.
 #[derive(Debug, PartialEq)]
 enum Step<'a> {
@@ -78,7 +80,7 @@ fn position(items: &[Value], step: &Step<'_>) -> Option<usize> {
             };
             match value {
                 Some(Value::String(s)) => s == wanted,
-                Some(other) => other.to_string() == *wanted,
+                Some(other) => yaml::sorted_json(other) == *wanted,
                 None => false,
             }
         }),

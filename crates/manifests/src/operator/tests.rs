@@ -102,6 +102,7 @@ fn the_default_profile_is_a_control_plane_and_an_ingress_gateway_in_dependency_o
             "RoleBinding istiod",
             "ConfigMap istio",
             "ConfigMap istio-sidecar-injector",
+            "Service istiocoredns",
             "Service istiod",
             "PodDisruptionBudget istiod",
             "Deployment istiod",
