@@ -126,6 +126,8 @@ codes! {
         "The files of Secret cacerts make no certificate authority; the present one stays." "Write the files that isthmus certs intermediate makes.";
     RESTART_REQUIRED "ISM0108" Warning "RestartRequired"
         "A setting counts only from the next start of the control plane on." "Restart the control plane.";
+    UNUSABLE_PEER "ISM0109" Error "UnusablePeer"
+        "An entry of ConfigMap isthmus-peers names no peer that can be dialled." "Write the public address of the other cluster's east-west gateway.";
     KIND_NOT_SERVED "ISM0110" Warning "KindNotServed"
         "The API server does not serve a kind that the mesh reads; it is read as soon as its CRD is there." "Install the CRDs.";
     NOT_PERMITTED "ISM0111" Error "NotPermitted"
@@ -134,9 +136,7 @@ codes! {
         "An API server cannot be reached or fails; what is known of its cluster stays in force." "Look at the API server and the way to it.";
     REMOTE_SECRET "ISM0113" Error "RemoteSecretUnusable"
         "A remote secret cannot be used; what is known of its cluster stays in force." "Write what isthmus create-remote-secret prints.";
-    UNUSABLE_PEER "ISM0111" Error "UnusablePeer"
-        "An entry of ConfigMap isthmus-peers names no peer that can be dialled." "Write the public address of the other cluster's east-west gateway.";
-    DERIVED "ISM0109" Info "DerivedName"
+    DERIVED "ISM0114" Info "DerivedName"
         "A name that nobody gave was derived from another." "Give it, to choose another.";
 }
 
