@@ -102,20 +102,13 @@ rows! {
         "inboundClusterStatName" "metrics carry Istio's labels and no names of clusters" "remove it";
         "outboundClusterStatName" "metrics carry Istio's labels and no names of clusters" "remove it";
         "thriftConfig" "Thrift is passed on as bytes" "remove it";
-        "enablePrometheusMerge" "the application's metrics are scraped at its own port" "remove it";
         "podDnsSearchNamespaces" "pods search as Kubernetes has it" "remove it";
         "sdsUdsPath" "certificates are made inside the proxy" "remove it";
         "disablePolicyChecks" "there is no Mixer" "remove it";
-        "defaultConfig.discoveryAddress" "a proxy takes it from its environment" "set PROXY_XDS_ADDRESS";
-        "defaultConfig.concurrency" "a proxy is told by its own flag" "set --concurrency";
-        "defaultConfig.proxyMetadata" "a proxy's environment is that of its container" "set env of the container";
-        "defaultConfig.drainDuration" "a proxy takes it from its environment" "remove it";
-        "defaultConfig.terminationDrainDuration" "a proxy takes it from its environment"
-            "set TERMINATION_DRAIN_DURATION_SECONDS";
-        "defaultConfig.holdApplicationUntilProxyStarts" "the order is that of the pod's containers" "remove it";
-        "defaultConfig.proxyAdminPort" "a proxy takes it from its environment" "set ISTIO_ADMIN_ADDRESS";
+        "defaultConfig.drainDuration" "connections are drained until the end" "set terminationDrainDuration";
         "defaultConfig.statusPort" "it is 15020" "remove it";
-        "defaultConfig.interceptionMode" "traffic is captured by redirection" "remove it";
+        "defaultConfig.interceptionMode" "traffic is captured by redirection"
+            "annotate pods of which nothing is to be captured with sidecar.istio.io/interceptionMode: NONE";
         "defaultConfig.tracing" "no spans are sent; tracing headers pass through" "remove it";
         "defaultConfig.gatewayTopology.forwardClientCertDetails"
             "a gateway removes what callers say and sets what it verified (SANITIZE_SET)" "remove it";

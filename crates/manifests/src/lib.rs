@@ -10,6 +10,7 @@
 
 pub mod chart;
 pub mod crd;
+pub mod inject;
 pub mod merge;
 pub mod operator;
 pub mod order;

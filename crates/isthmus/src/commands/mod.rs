@@ -20,6 +20,7 @@ pub mod sandbox;
 mod tests;
 pub mod validate;
 pub mod version;
+pub mod wait_for_proxy;
 
 use std::process::ExitCode;
 
@@ -80,6 +81,8 @@ pub enum Command {
     Redirect(redirect::Args),
     Version(version::Args),
     #[command(hide = true)]
+    WaitForProxy(wait_for_proxy::Args),
+    #[command(hide = true)]
     AdminGet(admin::Args),
     #[command(hide = true)]
     SandboxSupervisor(demo::Supervisor),
@@ -99,6 +102,7 @@ impl Command {
             Self::ProxyConfig(args) => proxy_config::run(args),
             Self::Peer(args) => peer::run(args),
             Self::AdminGet(args) => admin::run(args),
+            Self::WaitForProxy(args) => wait_for_proxy::run(args),
             Self::Fetch(args) => sample::fetch(args),
             Self::Sample(args) => sample::sample(args),
             Self::SandboxSupervisor(args) => demo::supervise(args),

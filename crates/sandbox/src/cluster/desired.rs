@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_api::kubernetes::pod::{Container, EnvVar, PodSpec, Probe as PodProbe};
-use isthmus_api::kubernetes::{Deployment, IntOrString, Node, Pod};
+use isthmus_api::kubernetes::{ConfigMap, Deployment, IntOrString, Node, Pod};
+use isthmus_api::mesh_config::{self, CONFIG_MAP, ROOT_NAMESPACE};
 use isthmus_api::{Kind, Object};
+use isthmus_manifests::inject::ProxyConfig;
+use isthmus_manifests::inject::proxy_config::ANNOTATION;
 use isthmus_model::{Labels, Locality};
 use isthmus_pki::TokenIssuer;
 
@@ -107,6 +110,8 @@ struct World<'a> {
     inputs: &'a Inputs<'a>,
     namespaces: HashMap<&'a str, &'a Labels>,
     nodes: Vec<(String, Locality)>,
+    /// `defaultConfig` of the MeshConfig.
+    proxies: ProxyConfig,
 }
 
 /// A pod before it is turned into a plan.
@@ -128,6 +133,16 @@ impl<'a> World<'a> {
                 .map(|o| (o.meta.name.as_str(), &o.meta.labels))
                 .collect(),
             nodes: nodes(inputs.settings, inputs.objects),
+            proxies: of(Kind::ConfigMap)
+                .filter(|o| o.meta.name == CONFIG_MAP && o.meta.namespace == ROOT_NAMESPACE)
+                .find_map(|o| {
+                    let map = o.typed::<ConfigMap>()?;
+                    mesh_config::from_config_map(map, &o.origin.file, |_| 1)
+                        .0
+                        .config
+                        .default_config
+                })
+                .map_or_else(ProxyConfig::default, ProxyConfig::of),
         }
     }
 
@@ -177,14 +192,29 @@ impl<'a> World<'a> {
         let settings = self.inputs.settings;
         let none = Labels::default();
         let namespace_labels = self.namespaces.get(template.namespace).copied().unwrap_or(&none);
-        let injection = inject::decide(namespace_labels, &template.labels, template.annotations);
-        if injection != Injection::None && template.spec.host_network {
+        let of = |host_network| {
+            inject::decide(
+                template.namespace,
+                namespace_labels,
+                &template.labels,
+                template.annotations,
+                host_network,
+            )
+            .map_err(|e| e.to_string())
+        };
+        let injection = of(template.spec.host_network)?;
+        if template.spec.host_network && of(false)? != Injection::None {
             return Err(
                 "a pod on the host's network cannot have a sidecar; remove hostNetwork or set the \
                         label sidecar.istio.io/inject: \"false\""
                     .to_owned(),
             );
         }
+        let config = match template.annotations.get(ANNOTATION) {
+            // What has no effect in it is for the analysis to say.
+            Some(text) => self.proxies.with_annotation(text).map_err(|e| e.to_string())?.0,
+            None => self.proxies.clone(),
+        };
         let key = PodKey {
             cluster: settings.id.clone(),
             namespace: template.namespace.to_owned(),
@@ -212,6 +242,7 @@ impl<'a> World<'a> {
                 workload,
                 labels: &labels,
                 locality: &locality.to_string(),
+                config: &config,
             };
             containers.push(inject::proxy_container(settings, &proxy, injection));
         }

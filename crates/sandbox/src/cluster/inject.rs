@@ -1,17 +1,19 @@
-//! Who gets a sidecar, and what the proxy's container looks like (Istio's injection webhook).
+//! Who gets a sidecar, and what the proxy's container is in the demo: decision and environment are those of the
+//! webhook (`isthmus_manifests::inject`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use isthmus_manifests::inject::{
+    self, Decision, Facts, InjectError, Namespace, ProxyConfig, Rules, Subject, Template, Workload,
+};
 use isthmus_model::Labels;
+
+pub use isthmus_manifests::inject::environment::{ROOT_CERT, TOKEN};
 
 use super::settings::ClusterSettings;
 use crate::plan::{Check, ContainerPlan, Order, Probe, Program};
 
-/// Where proxies find the roots they trust at the start.
-pub const ROOT_CERT: &str = "/var/run/secrets/istio/root-cert.pem";
-/// Where proxies find the token that proves who they are.
-pub const TOKEN: &str = "/var/run/secrets/tokens/istio-token";
 /// Where proxies find their control plane.
 pub const CONTROL_PLANE: &str = "istiod.istio-system.svc:15012";
 
@@ -26,30 +28,29 @@ pub enum Injection {
     Gateway,
 }
 
-/// Decides by the labels of the namespace and the labels and annotations of the pod, as Istio's webhook
-/// does: the pod's own word counts, then the namespace's.
-pub fn decide(namespace: &Labels, labels: &Labels, annotations: &BTreeMap<String, String>) -> Injection {
-    let own = labels
-        .value("sidecar.istio.io/inject")
-        .or_else(|| annotations.get("sidecar.istio.io/inject").map(String::as_str));
-    let by_namespace = match namespace.value("istio-injection") {
-        Some("enabled") => true,
-        Some(_) => return Injection::None,
-        None => namespace.value("istio.io/rev").is_some(),
+/// Decides as the webhook does.
+///
+/// # Errors
+/// What the pod says and cannot mean.
+pub fn decide(
+    name: &str,
+    namespace: &Labels,
+    labels: &Labels,
+    annotations: &BTreeMap<String, String>,
+    host_network: bool,
+) -> Result<Injection, InjectError> {
+    let subject = Subject {
+        namespace: name,
+        by: Namespace::Labels(namespace),
+        labels,
+        annotations,
+        host_network,
     };
-    let wanted = match own {
-        Some("true") => true,
-        Some(_) => false,
-        None => by_namespace || labels.value("istio.io/rev").is_some(),
-    };
-    let gateway = annotations
-        .get("inject.istio.io/templates")
-        .is_some_and(|templates| templates.split(',').any(|t| t.trim() == "gateway"));
-    match (wanted, gateway) {
-        (false, _) => Injection::None,
-        (true, true) => Injection::Gateway,
-        (true, false) => Injection::Sidecar,
-    }
+    Ok(match inject::decide(&subject, &Rules::default())? {
+        Decision::Skip(_) => Injection::None,
+        Decision::Inject(Template::Sidecar) => Injection::Sidecar,
+        Decision::Inject(Template::Gateway) => Injection::Gateway,
+    })
 }
 
 /// What the proxy has to know of its pod.
@@ -67,6 +68,8 @@ pub struct ProxyPod<'a> {
     pub labels: &'a Labels,
     /// Region and zone of the node.
     pub locality: &'a str,
+    /// What the mesh and the pod say of proxies.
+    pub config: &'a ProxyConfig,
 }
 
 /// The proxy's container.
@@ -80,45 +83,47 @@ pub fn proxy_container(
     } else {
         "sidecar"
     };
-    let labels = serde_json::to_string(pod.labels).unwrap_or_default();
-    let env = [
-        ("POD_NAME", pod.name.to_owned()),
-        ("POD_NAMESPACE", pod.namespace.to_owned()),
-        ("INSTANCE_IP", "$(POD_IP)".to_owned()),
-        ("SERVICE_ACCOUNT", pod.service_account.to_owned()),
-        ("ISTIO_META_CLUSTER_ID", settings.id.to_string()),
-        ("ISTIO_META_NETWORK", settings.network.to_string()),
-        ("ISTIO_META_MESH_ID", settings.mesh_id.clone()),
-        ("TRUST_DOMAIN", settings.trust_domain.to_string()),
-        ("ISTIO_META_WORKLOAD_NAME", pod.workload.to_owned()),
-        (
-            "ISTIO_META_OWNER",
-            format!(
-                "kubernetes://apis/apps/v1/namespaces/{}/deployments/{}",
-                pod.namespace, pod.workload
-            ),
-        ),
-        ("ISTIO_METAJSON_LABELS", labels),
-        ("ISTIO_LOCALITY", pod.locality.to_owned()),
-        ("CA_ADDR", CONTROL_PLANE.to_owned()),
-        ("PROXY_XDS_ADDRESS", CONTROL_PLANE.to_owned()),
-        ("XDS_ROOT_CA", ROOT_CERT.to_owned()),
-        ("CA_ROOT_CA", ROOT_CERT.to_owned()),
+    let workload = Workload {
+        api_version: "apps/v1".to_owned(),
+        kind: "Deployment".to_owned(),
+        name: pod.workload.to_owned(),
+        namespace: pod.namespace.to_owned(),
+    };
+    let shared = inject::environment(&Facts {
+        cluster: settings.id.as_str(),
+        network: settings.network.as_str(),
+        mesh_id: &settings.mesh_id,
+        trust_domain: &settings.trust_domain.to_string(),
+        workload: &workload,
+        labels: pod.labels,
+        locality: pod.locality,
+        redirected: (injection == Injection::Sidecar).then_some(true),
+        discovery: CONTROL_PLANE,
+        authority: CONTROL_PLANE,
+        config: pod.config,
+    });
+    let own = [
+        ("POD_NAME", pod.name),
+        ("POD_NAMESPACE", pod.namespace),
+        ("INSTANCE_IP", "$(POD_IP)"),
+        ("SERVICE_ACCOUNT", pod.service_account),
     ];
+    let threads = pod.config.concurrency().unwrap_or(1).to_string();
     let ttl = settings
         .workload_cert_ttl
-        .map(|ttl| ("SECRET_TTL", format!("{}s", ttl.as_secs())));
+        .map(|ttl| ("SECRET_TTL".to_owned(), format!("{}s", ttl.as_secs())));
     let program = Program::Isthmus(
-        ["proxy", kind, "--concurrency", "1"]
+        ["proxy", kind, "--concurrency", &threads]
             .into_iter()
             .map(str::to_owned)
             .collect(),
     );
     ContainerPlan {
-        env: env
+        env: own
             .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .chain(shared)
             .chain(ttl)
-            .map(|(k, v)| (k.to_owned(), v))
             .collect(),
         readiness: Some(Probe {
             check: Check::Http {
@@ -146,21 +151,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pods_own_word_counts_before_the_namespaces() {
+    fn the_demo_injects_as_the_webhook_does() {
         let enabled: Labels = [("istio-injection", "enabled")].into_iter().collect();
-        let disabled: Labels = [("istio-injection", "disabled")].into_iter().collect();
-        let (none, no): (Labels, Labels) = (
-            Labels::default(),
-            [("sidecar.istio.io/inject", "false")].into_iter().collect(),
-        );
-        let yes: Labels = [("sidecar.istio.io/inject", "true")].into_iter().collect();
-        let plain = BTreeMap::new();
-        assert_eq!(decide(&enabled, &none, &plain), Injection::Sidecar);
-        assert_eq!(decide(&none, &none, &plain), Injection::None);
-        assert_eq!(decide(&enabled, &no, &plain), Injection::None);
-        assert_eq!(decide(&none, &yes, &plain), Injection::Sidecar);
-        assert_eq!(decide(&disabled, &yes, &plain), Injection::None);
+        let (none, plain) = (Labels::default(), BTreeMap::new());
+        let of = |namespace, annotations| decide("bank", namespace, &none, annotations, false).unwrap();
+        assert_eq!(of(&enabled, &plain), Injection::Sidecar);
+        assert_eq!(of(&none, &plain), Injection::None);
         let gateway = BTreeMap::from([("inject.istio.io/templates".to_owned(), "gateway".to_owned())]);
-        assert_eq!(decide(&none, &yes, &gateway), Injection::Gateway);
+        assert_eq!(of(&enabled, &gateway), Injection::Gateway);
+        assert_eq!(of(&none, &gateway), Injection::None);
     }
 }

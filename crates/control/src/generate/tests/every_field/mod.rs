@@ -64,6 +64,18 @@ const FOR_PEOPLE: &[(Kind, &str)] = &[
     (Kind::Sidecar, "egress.port.protocol"),
 ];
 
+/// What injection works into a pod, before there is a proxy to be told: `isthmus-manifests` shows its effect.
+const INJECTED: &[(Kind, &str)] = &[
+    (Kind::ConfigMap, "enablePrometheusMerge"),
+    (Kind::ConfigMap, "defaultConfig.discoveryAddress"),
+    (Kind::ConfigMap, "defaultConfig.concurrency"),
+    (Kind::ConfigMap, "defaultConfig.proxyMetadata"),
+    (Kind::ConfigMap, "defaultConfig.proxyMetadata.*"),
+    (Kind::ConfigMap, "defaultConfig.terminationDrainDuration"),
+    (Kind::ConfigMap, "defaultConfig.holdApplicationUntilProxyStarts"),
+    (Kind::ConfigMap, "defaultConfig.proxyAdminPort"),
+];
+
 fn around() -> Member {
     let mut us = us();
     us.apply(AROUND)
@@ -207,7 +219,7 @@ fn demand_of(
     write: &dyn Fn(&Example, &Value) -> Vec<Value>,
 ) {
     let mut silent: BTreeMap<&str, &str> = (leaves.iter().map(String::as_str))
-        .filter(|leaf| !FOR_PEOPLE.contains(&(kind, leaf)))
+        .filter(|leaf| !FOR_PEOPLE.contains(&(kind, leaf)) && !INJECTED.contains(&(kind, leaf)))
         .map(|leaf| (leaf, "no example has it"))
         .collect();
     for example in examples {
