@@ -10,6 +10,7 @@
 //!                      ├─► registry ─► snapshot ─► push ─► generate ─► serve ──► proxies (ADS)
 //!   peering ─ PeerState┘                  │
 //!                      ◄── MemberState ───┘  what this cluster tells its peers
+//!   webhook: what Kubernetes' API server asks before it keeps a pod or an object of the mesh
 //! ```
 
 pub mod authority;
@@ -27,6 +28,7 @@ pub mod serve;
 pub mod snapshot;
 #[cfg(test)]
 mod test_told;
+pub mod webhook;
 
 #[cfg(test)]
 mod test_mesh;

@@ -17,7 +17,7 @@ use isthmus_pki::{
     Authenticator, CertificateService, FirstOf, JwksAuthenticator, JwksConfig, KeyAlgorithm, LocalAuthority,
     PeerAuthenticator, Renewal,
 };
-use isthmus_runtime::bind::BindError;
+use isthmus_runtime::bind::{self, BindError};
 use isthmus_runtime::drain;
 use isthmus_runtime::metrics::Metrics;
 use isthmus_runtime::readiness::Readiness;
@@ -34,6 +34,7 @@ use crate::peering::{self, Peering, Peers};
 use crate::push::{self, ControlPlane, Feeds, Served};
 use crate::serve::{self, Addresses, Parts, Sockets};
 use crate::snapshot::builder::Builder;
+use crate::webhook::{self, OwnObjects, Webhook};
 
 /// A snapshot that nothing follows for so long holds all that is known at the start.
 const QUIET: Duration = Duration::from_millis(300);
@@ -63,6 +64,10 @@ pub struct Config {
     pub addresses: Addresses,
     /// Where pods without sidecars are told the mesh's names; `None`: nowhere.
     pub dns: Option<SocketAddr>,
+    /// Where the API server asks about pods and objects; `None` for nowhere.
+    pub webhook: Option<SocketAddr>,
+    /// Revision of the control plane; empty for the default one.
+    pub revision: String,
     /// Life of workload certificates whose proxies ask for none; zero is 24 h.
     pub workload_ttl: Duration,
     /// For `/version`.
@@ -98,6 +103,9 @@ pub async fn run(
     let names = config
         .dns
         .map(|address| Names::bind(address, &config.identity.root_namespace, &metrics))
+        .transpose()?;
+    let admission = (config.webhook)
+        .map(|address| bind::tcp(address, "admission webhooks"))
         .transpose()?;
 
     let plane = ControlPlane::new();
@@ -165,6 +173,22 @@ pub async fn run(
         algorithm: KeyAlgorithm::EcdsaP256,
     }
     .start();
+
+    if let Some(listener) = admission {
+        let source = OwnObjects {
+            identity: config.identity.clone(),
+            revision: config.revision.clone(),
+            plane: plane.clone(),
+            objects: objects.clone(),
+        };
+        let router = Arc::new(Webhook::new(source, &metrics)).router();
+        let serving = webhook::serve(listener, renewal.credentials(), router, drain.clone());
+        drain.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "admission webhooks cannot be served");
+            }
+        });
+    }
 
     let peering_config = peering::Config {
         cluster: config.identity.cluster.clone(),

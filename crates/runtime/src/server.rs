@@ -20,7 +20,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::bind::{self, BindError};
@@ -258,15 +259,19 @@ impl Server {
             };
             let (router, limits, watcher) = (router.clone(), self.limits, drain.clone());
             drain.spawn(async move {
-                connection(stream, router, limits, watcher).await;
+                let _ = stream.set_nodelay(true);
+                serve_connection(stream, router, limits, watcher).await;
                 drop(permit);
             });
         }
     }
 }
 
-async fn connection(stream: TcpStream, router: Arc<Router>, limits: Limits, mut drain: drain::Watcher) {
-    let _ = stream.set_nodelay(true);
+/// Serves one connection that somebody else accepted, within [`Limits`] but for their number.
+pub async fn serve_connection<S>(stream: S, router: Arc<Router>, limits: Limits, mut drain: drain::Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(exchange(request, &router, limits).await.map(Full::new)) }
@@ -309,6 +314,7 @@ async fn exchange(request: hyper::Request<Incoming>, router: &Router, limits: Li
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 

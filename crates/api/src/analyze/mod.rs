@@ -21,12 +21,13 @@ use std::sync::Arc;
 
 use isthmus_model::Hostname;
 
-use crate::codes::Code;
-use crate::finding::Finding;
+use crate::codes::{self, Code};
+use crate::finding::{Finding, Level};
 use crate::istio::{DestinationRule, ServiceEntry, VirtualService};
 use crate::kinds::{Kind, Typed};
 use crate::kubernetes::Service;
 use crate::object::Object;
+use crate::parse::Parsed;
 
 /// The name under which Kubernetes' services are known.
 const DOMAIN: &str = "cluster.local";
@@ -53,6 +54,18 @@ pub struct Elsewhere {
 /// Every finding about the set, by file and line.
 pub fn analyze(objects: &[Arc<Object>]) -> Vec<Finding> {
     analyze_within(objects, &Elsewhere::default())
+}
+
+/// What is wrong with objects as they stand, without regard to what they refer to: that may stand elsewhere.
+/// Besides errors, hosts that two of them claim.
+pub fn by_themselves(parsed: Parsed) -> Vec<Finding> {
+    let mut findings = parsed.findings;
+    findings.extend(analyze(&parsed.objects).into_iter().filter(|finding| {
+        let refers = finding.code == &codes::REFERENCED_RESOURCE_NOT_FOUND;
+        !refers && (finding.level == Level::Error || finding.code == &codes::DUPLICATE_HOST)
+    }));
+    findings.sort();
+    findings
 }
 
 /// Every finding about the objects of one cluster among others, by file and line.

@@ -42,7 +42,7 @@ use crate::snapshot::builder::{Builder, Dirty};
 pub struct Objects(Arc<Mutex<Store>>);
 
 impl Objects {
-    fn lock(&self) -> MutexGuard<'_, Store> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

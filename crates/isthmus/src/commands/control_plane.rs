@@ -89,6 +89,12 @@ pub struct Args {
     /// send stub domains to; 0 for none.
     #[arg(long, default_value_t = 0)]
     dns_port: u16,
+    /// Port on which Kubernetes' API server asks about pods and objects; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    webhook_port: u16,
+    /// Revision of this control plane; empty is the default one.
+    #[arg(long, env = "REVISION", default_value = "", value_name = "NAME")]
+    revision: String,
     /// Levels of the log: `info`, or per scope `default:info,control:debug`.
     #[arg(long, default_value = "info", value_name = "LEVELS")]
     log_level: Levels,
@@ -154,6 +160,8 @@ fn resolve(args: Args) -> Config {
             monitoring: on(any, args.monitoring_port),
         },
         dns: (args.dns_port != 0).then(|| on(any, args.dns_port)),
+        webhook: (args.webhook_port != 0).then(|| on(any, args.webhook_port)),
+        revision: args.revision,
         workload_ttl: *args.workload_cert_ttl,
         version: serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }),
     }

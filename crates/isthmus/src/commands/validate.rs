@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use isthmus_api::finding::{Finding, Level};
+use isthmus_api::finding::Finding;
 use isthmus_api::yaml::Limits;
-use isthmus_api::{Parsed, analyze, codes, load, parse};
+use isthmus_api::{Parsed, analyze, load, parse};
 
 use super::exit;
 
@@ -33,7 +33,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         parsed.absorb(read(file)?);
     }
     parsed.drop_duplicates();
-    let findings = findings(parsed);
+    let findings = analyze::by_themselves(parsed);
     let mut out = std::io::stdout().lock();
     for finding in &findings {
         writeln!(out, "{finding}")?;
@@ -58,23 +58,12 @@ pub fn read(file: &Path) -> anyhow::Result<Parsed> {
     Ok(parse(&text, "-"))
 }
 
-/// What is wrong with the resources as they stand, by file and line.
-fn findings(parsed: Parsed) -> Vec<Finding> {
-    let mut findings = parsed.findings;
-    findings.extend(analyze(&parsed.objects).into_iter().filter(|finding| {
-        let refers = finding.code == &codes::REFERENCED_RESOURCE_NOT_FOUND;
-        !refers && (finding.level == Level::Error || finding.code == &codes::DUPLICATE_HOST)
-    }));
-    findings.sort();
-    findings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<String> {
-        findings(parse(text, "f.yaml"))
+        analyze::by_themselves(isthmus_api::parse(text, "f.yaml"))
             .iter()
             .map(ToString::to_string)
             .collect()
