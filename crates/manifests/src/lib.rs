@@ -15,5 +15,7 @@ pub mod merge;
 pub mod operator;
 pub mod order;
 pub mod profile;
+pub mod remote_secret;
+pub mod stub_domains;
 mod template;
 pub mod yaml;

@@ -6,6 +6,7 @@ pub mod certs;
 pub mod cluster_flags;
 pub mod control_plane;
 pub mod demo;
+pub mod dns;
 pub mod exec;
 pub mod installation;
 pub mod peer;
@@ -13,6 +14,7 @@ pub mod proxy;
 pub mod proxy_config;
 pub mod proxy_status;
 pub mod redirect;
+pub mod remote_secret;
 pub mod resources;
 pub mod sample;
 pub mod sandbox;
@@ -73,6 +75,8 @@ pub enum Command {
     Uninstall(installation::uninstall::Args),
     Manifest(installation::manifest::Args),
     Profile(installation::profile::Args),
+    CreateRemoteSecret(remote_secret::Args),
+    Dns(dns::Args),
     Certs(certs::Args),
     ControlPlane(control_plane::Args),
     Proxy(proxy::Args),
@@ -111,6 +115,8 @@ impl Command {
             Self::Uninstall(args) => installation::uninstall::run(args),
             Self::Manifest(args) => installation::manifest::run(args),
             Self::Profile(args) => installation::profile::run(args),
+            Self::CreateRemoteSecret(args) => remote_secret::run(args),
+            Self::Dns(args) => dns::run(args),
             Self::Certs(args) => certs::run(args),
             Self::ControlPlane(args) => control_plane::run(args),
             Self::Validate(args) => validate::run(args),
