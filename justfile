@@ -10,7 +10,7 @@ demo *ARGS:
 # Formatting and lints, warnings denied.
 check:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets --features isthmus/interop -- -D warnings
+    cargo clippy --workspace --all-targets --features isthmus/interop,isthmus/kubernetes -- -D warnings
 
 # Everything that needs Rust alone.
 test:
@@ -20,6 +20,11 @@ test:
 interop:
     tests/interop/install.sh
     cargo test -p isthmus --features interop --test interop
+
+# The suite on real API servers; builds them first, where they are missing, which takes Go and a while.
+kubernetes *ARGS:
+    tests/kubernetes/assets/build.sh
+    cargo test -p isthmus --features kubernetes --test kubernetes {{ARGS}}
 
 # Mutated input for every reader: all of them, or one; for so many seconds. What fails is kept in fuzz/corpus.
 fuzz *ARGS:
