@@ -1,5 +1,6 @@
 //! One container: started, probed, started again.
 
+use std::convert::Infallible;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -284,7 +285,7 @@ impl Container<'_> {
         });
         tokio::select! {
             why = self.probe_liveness() => why,
-            () = self.probe_readiness() => std::future::pending().await,
+            never = self.probe_readiness() => match never {},
         }
     }
 
@@ -323,10 +324,10 @@ impl Container<'_> {
         }
     }
 
-    /// Probes forever, or returns when there is nothing to probe.
-    async fn probe_readiness(&self) {
+    /// Probes forever, or does nothing forever.
+    async fn probe_readiness(&self) -> Infallible {
         let Some(plan) = &self.plan.readiness else {
-            return;
+            return std::future::pending().await;
         };
         sleep(plan.initial_delay).await;
         let (mut successes, mut failures) = (0_u32, 0_u32);
