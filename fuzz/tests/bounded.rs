@@ -31,6 +31,7 @@ macro_rules! targets {
 targets!(
     yaml,
     compile,
+    admission,
     bootstrap,
     resources,
     discovery,

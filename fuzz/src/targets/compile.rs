@@ -148,7 +148,7 @@ pub fn snapshot(store: &Store) -> Arc<Snapshot> {
         kinds: ObjectKind::ALL.iter().copied().collect(),
         peers: true,
     };
-    Builder::new(identity, Vec::new(), None).build(
+    Builder::new(identity, Default::default(), None).build(
         store,
         &Arc::new(PeerState::default()),
         &Default::default(),

@@ -1,5 +1,6 @@
 //! What is fed.
 
+mod admission;
 mod compile;
 mod network;
 mod security;
@@ -35,6 +36,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     compile::YAML,
     compile::COMPILE,
+    admission::ADMISSION,
     xds::BOOTSTRAP,
     xds::RESOURCES,
     xds::DISCOVERY,

@@ -9,6 +9,7 @@ pub mod demo;
 pub mod dns;
 pub mod exec;
 pub mod installation;
+pub mod kube_inject;
 pub mod peer;
 pub mod proxy;
 pub mod proxy_config;
@@ -82,6 +83,7 @@ pub enum Command {
     Proxy(proxy::Args),
     Validate(validate::Args),
     Analyze(analyze::Args),
+    KubeInject(kube_inject::Args),
     Redirect(redirect::Args),
     Version(version::Args),
     #[command(hide = true)]
@@ -121,6 +123,7 @@ impl Command {
             Self::ControlPlane(args) => control_plane::run(args),
             Self::Validate(args) => validate::run(args),
             Self::Analyze(args) => analyze::run(args),
+            Self::KubeInject(args) => kube_inject::run(args),
             Self::Redirect(args) => redirect::run(args),
             Self::Version(args) => version::run(args),
         }

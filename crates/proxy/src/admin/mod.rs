@@ -103,9 +103,20 @@ impl Admin {
     }
 
     async fn prometheus(&self) -> Response {
+        with_type(StatusCode::OK, CONTENT_TYPE, self.own_metrics().await)
+    }
+
+    /// The proxy's metrics, then those of the application, where the pod says that it has some.
+    async fn merged(&self) -> Response {
+        let (mut page, application) = tokio::join!(self.own_metrics(), self.config.application.metrics());
+        page.push_str(application.as_deref().unwrap_or_default());
+        with_type(StatusCode::OK, CONTENT_TYPE, page)
+    }
+
+    async fn own_metrics(&self) -> String {
         let mut page = self.metrics.render().await;
         stats::prometheus(&self.orders.report().await, *self.connected.borrow(), &mut page);
-        with_type(StatusCode::OK, CONTENT_TYPE, page)
+        page
     }
 
     fn log_levels(&self, request: &Request) -> Response {
@@ -235,19 +246,29 @@ pub fn health_router(admin: &Arc<Admin>) -> Router {
     Router::new().get("/healthz/ready", move |_| std::future::ready(admin.ready()))
 }
 
-/// Istio's agent port (15020): readiness, metrics, and the end of a job's sidecar.
+/// Istio's agent port (15020): readiness, metrics, probes and hooks of the application, and the end of a job's
+/// sidecar.
 pub fn merged_router(admin: &Arc<Admin>) -> Router {
-    let (metrics, quit) = (admin.clone(), admin.clone());
-    health_router(admin)
-        .merge(prometheus_router(admin))
-        .get("/metrics", move |_| {
-            let admin = metrics.clone();
-            async move { admin.prometheus().await }
-        })
-        .post("/quitquitquit", move |_| {
-            let admin = quit.clone();
-            async move { admin.quit().await }
-        })
+    let quit = admin.clone();
+    let mut router = health_router(admin);
+    for path in ["/metrics", "/stats/prometheus"] {
+        let admin = admin.clone();
+        router = router.get(path, move |_| {
+            let admin = admin.clone();
+            async move { admin.merged().await }
+        });
+    }
+    for path in ["/app-health/*", "/app-lifecycle/*"] {
+        let admin = admin.clone();
+        router = router.get(path, move |request| {
+            let admin = admin.clone();
+            async move { admin.config.application.probe(&request).await }
+        });
+    }
+    router.post("/quitquitquit", move |_| {
+        let admin = quit.clone();
+        async move { admin.quit().await }
+    })
 }
 
 /// `/stats/prometheus` (15090).

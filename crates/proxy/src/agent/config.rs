@@ -8,6 +8,7 @@ use std::time::Duration;
 use isthmus_model::TrustDomain;
 use isthmus_xds::client::Protocol;
 
+use super::application::Application;
 use crate::node::{Node, Role};
 
 /// Flags as they were typed.
@@ -83,6 +84,9 @@ pub struct Config {
     pub mark: Option<u32>,
     /// Time between SIGTERM and the closing of listeners (`TERMINATION_DRAIN_DURATION_SECONDS`, 5 s).
     pub drain: Duration,
+    /// What may be asked of the application through the agent (`ISTIO_KUBE_APP_PROBERS`,
+    /// `ISTIO_PROMETHEUS_ANNOTATIONS`).
+    pub application: Application,
     /// All that Istio's agent would put into the node's metadata besides what `node` says.
     pub metadata: BTreeMap<String, serde_json::Value>,
 }
@@ -150,6 +154,17 @@ impl Config {
                 .parse()
                 .map_err(|e| variable("TRUST_DOMAIN", &v, &format!("{e}")))?,
         };
+        let (probers, scrape) = (env("ISTIO_KUBE_APP_PROBERS"), env("ISTIO_PROMETHEUS_ANNOTATIONS"));
+        let own = node.addresses.first().copied();
+        let application =
+            Application::read(probers.as_deref(), scrape.as_deref(), own).map_err(|(name, reason)| {
+                let value = if name == "ISTIO_KUBE_APP_PROBERS" {
+                    &probers
+                } else {
+                    &scrape
+                };
+                variable(name, value.as_deref().unwrap_or_default(), &reason)
+            })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let has_control_plane = flags.bootstrap.is_none();
         Ok(Self {
@@ -181,6 +196,7 @@ impl Config {
             trust_domain,
             domain,
             drain,
+            application,
             metadata,
         })
     }
@@ -431,6 +447,8 @@ mod tests {
             ("TERMINATION_DRAIN_DURATION_SECONDS", "soon"),
             ("ISTIO_ADMIN_ADDRESS", "15000"),
             ("ISTIO_DELTA_XDS", "perhaps"),
+            ("ISTIO_KUBE_APP_PROBERS", "[]"),
+            ("ISTIO_PROMETHEUS_ANNOTATIONS", "yes"),
         ] {
             let error = resolve(sidecar(), &[(name, value)]).unwrap_err();
             assert!(error.to_string().starts_with(&format!("{name}=")), "{error}");

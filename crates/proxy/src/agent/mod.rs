@@ -10,6 +10,7 @@
 //!   signals ───────┘     └───────────── queries ─ admin ◀───────────────────────────┘
 //! ```
 
+pub mod application;
 pub mod bootstrap;
 pub mod config;
 mod dial;
