@@ -30,6 +30,10 @@ kubernetes *ARGS:
 fuzz *ARGS:
     cargo run --release -p isthmus-fuzz -- {{ARGS}}
 
+# Writes what deploy/ holds that is generated: custom resource definitions and schemas of the charts' values.
+manifests:
+    ISTHMUS_REGENERATE=1 cargo test -p isthmus-manifests --test drift
+
 # Licences, duplicate versions, forbidden crates.
 deny:
     cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny

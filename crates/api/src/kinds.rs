@@ -81,6 +81,13 @@ macro_rules! kinds {
                 }
             }
 
+            /// JSON schema of the content (`spec` of Istio's kinds), for CustomResourceDefinitions.
+            pub fn schema(self) -> serde_json::Value {
+                match self {
+                    $(Kind::$kind => <$path as crate::describe::Describe>::describe(),)*
+                }
+            }
+
             pub(crate) fn decode(
                 self,
                 node: &Node,

@@ -13,6 +13,7 @@ pub mod analyze;
 pub mod annotation;
 pub mod codes;
 mod decode;
+pub mod describe;
 pub mod duration;
 pub mod effect;
 pub mod enforcement;

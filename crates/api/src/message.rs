@@ -10,6 +10,16 @@ macro_rules! message {
         #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "camelCase", default)]
         pub struct $name { $($(#[$field_meta])* pub $field: $ty),* }
+
+        impl crate::describe::Describe for $name {
+            fn describe() -> serde_json::Value {
+                crate::describe::object(vec![$((
+                    stringify!($field),
+                    &[$(stringify!($field_meta)),*][..],
+                    <$ty as crate::describe::Describe>::describe(),
+                )),*])
+            }
+        }
     )*};
 }
 
@@ -29,6 +39,15 @@ macro_rules! choice {
             #[default]
             $(#[$first_meta])* $first,
             $($(#[$value_meta])* $value),*
+        }
+
+        impl crate::describe::Describe for $name {
+            fn describe() -> serde_json::Value {
+                crate::describe::choice(&[
+                    (stringify!($first), &[$(stringify!($first_meta)),*][..]),
+                    $((stringify!($value), &[$(stringify!($value_meta)),*][..])),*
+                ])
+            }
         }
     )*};
 }

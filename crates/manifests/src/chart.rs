@@ -4,7 +4,7 @@ use include_dir::{Dir, include_dir};
 use serde_json::{Map, Value, json};
 
 use crate::template::{TemplateError, Templates};
-use crate::{crd, merge, yaml};
+use crate::{merge, yaml};
 
 static CHARTS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/../../deploy/charts");
 
@@ -121,14 +121,19 @@ impl Chart {
         Ok(templates)
     }
 
-    /// What `.Files` is: generated here, and beside the chart's templates for Helm.
+    /// What `.Files` is: the chart's files beside its templates, by path.
     fn files(self) -> Map<String, Value> {
-        if self != Self::Base {
-            return Map::new();
+        let root = self.name();
+        let mut found = Map::new();
+        let mut open: Vec<&Dir<'_>> = CHARTS.get_dir(format!("{root}/files")).into_iter().collect();
+        while let Some(dir) = open.pop() {
+            open.extend(dir.dirs());
+            for file in dir.files() {
+                let path = file.path().strip_prefix(root).unwrap_or(file.path());
+                let text = file.contents_utf8().unwrap_or_default();
+                found.insert(path.display().to_string(), Value::from(text));
+            }
         }
-        crd::definitions()
-            .iter()
-            .map(|crd| (crd::file(crd), Value::from(yaml::write(crd))))
-            .collect()
+        found
     }
 }

@@ -29,6 +29,8 @@ pub fn has_definition(kind: Kind) -> bool {
 
 fn definition(kind: Kind) -> Value {
     let info = kind.info();
+    let mut spec = kind.schema();
+    spec["description"] = Value::from(about(kind));
     let versions: Vec<Value> = info
         .versions
         .iter()
@@ -41,11 +43,12 @@ fn definition(kind: Kind) -> Value {
                 "schema": { "openAPIV3Schema": {
                     "type": "object",
                     "properties": {
-                        "spec": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+                        "spec": spec,
                         "status": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
                     },
                 }},
                 "subresources": { "status": {} },
+                "additionalPrinterColumns": columns(kind),
             })
         })
         .collect();
@@ -73,6 +76,67 @@ fn definition(kind: Kind) -> Value {
     })
 }
 
+/// What `kubectl get` shows, as Istio's definitions have it.
+fn columns(kind: Kind) -> Value {
+    let column = |name: &str, path: &str, description: &str| json!({ "name": name, "type": "string", "jsonPath": path, "description": description });
+    let mut columns = match kind {
+        Kind::VirtualService => vec![
+            column("Gateways", ".spec.gateways", "The gateways that it is for."),
+            column("Hosts", ".spec.hosts", "The hosts that it routes."),
+        ],
+        Kind::DestinationRule => vec![column("Host", ".spec.host", "The host that it is for.")],
+        Kind::Gateway => vec![column(
+            "Selector",
+            ".spec.selector",
+            "Labels of the gateway's pods.",
+        )],
+        Kind::ServiceEntry => vec![
+            column("Hosts", ".spec.hosts", "The hosts that it adds."),
+            column("Location", ".spec.location", "Inside or outside of the mesh."),
+            column(
+                "Resolution",
+                ".spec.resolution",
+                "How its endpoints are found (NONE, STATIC, DNS).",
+            ),
+        ],
+        Kind::WorkloadEntry => vec![column("Address", ".spec.address", "Address of the workload.")],
+        Kind::PeerAuthentication => vec![column(
+            "Mode",
+            ".spec.mtls.mode",
+            "Whether mutual TLS is demanded.",
+        )],
+        Kind::AuthorizationPolicy => vec![column("Action", ".spec.action", "ALLOW or DENY.")],
+        _ => Vec::new(),
+    };
+    columns.push(json!({
+        "name": "Age",
+        "type": "date",
+        "jsonPath": ".metadata.creationTimestamp",
+        "description": "Since when it exists.",
+    }));
+    Value::Array(columns)
+}
+
+fn about(kind: Kind) -> &'static str {
+    match kind {
+        Kind::VirtualService => "Routing rules for some hosts.",
+        Kind::DestinationRule => "Subsets of a host, and how its connections are made.",
+        Kind::Gateway => "Ports, hosts and TLS of gateways.",
+        Kind::ServiceEntry => "Hosts that are added to the mesh.",
+        Kind::WorkloadEntry => "A workload that is no pod.",
+        Kind::WorkloadGroup => "A template for workloads that are no pods.",
+        Kind::Sidecar => "What a workload's sidecar knows and takes.",
+        Kind::ProxyConfig => "Settings of proxies.",
+        Kind::EnvoyFilter => "Changes of Envoy's configuration.",
+        Kind::PeerAuthentication => "Whether mutual TLS is demanded.",
+        Kind::AuthorizationPolicy => "Who may call what.",
+        Kind::RequestAuthentication => "Which tokens of end users are accepted.",
+        Kind::Telemetry => "Metrics, traces and logs.",
+        Kind::WasmPlugin => "Extensions of the proxy.",
+        _ => "",
+    }
+}
+
 fn short_names(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::VirtualService => &["vs"],
@@ -86,5 +150,66 @@ fn short_names(kind: Kind) -> &'static [&'static str] {
         Kind::RequestAuthentication => &["ra"],
         Kind::Telemetry => &["telemetry"],
         _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the API server demands of a structural schema: types everywhere, no siblings of open content.
+    fn check(schema: &Value, path: &str) {
+        let open = schema["x-kubernetes-preserve-unknown-fields"] == true
+            || schema["x-kubernetes-int-or-string"] == true;
+        assert!(schema["type"].is_string() || open, "{path} has no type");
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            check(inner, &format!("{path}.{name}"));
+        }
+        for key in ["items", "additionalProperties"] {
+            if let Some(inner) = schema.get(key) {
+                check(inner, &format!("{path}.{key}"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_structural_schema_in_each_served_version_and_one_is_stored() {
+        let all = definitions();
+        assert_eq!(all.len(), 14);
+        for crd in &all {
+            let versions = crd["spec"]["versions"].as_array().unwrap();
+            assert_eq!(versions.iter().filter(|v| v["storage"] == true).count(), 1);
+            for version in versions {
+                let schema = &version["schema"]["openAPIV3Schema"];
+                check(schema, crd["metadata"]["name"].as_str().unwrap());
+                assert!(
+                    schema["properties"]["spec"]["description"]
+                        .as_str()
+                        .unwrap()
+                        .len()
+                        > 10
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fields_are_known_with_their_types_and_meaning() {
+        let all = definitions();
+        let crd = all
+            .iter()
+            .find(|c| c["spec"]["names"]["kind"] == "VirtualService")
+            .unwrap();
+        let http = crd
+            .pointer(
+                "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/http/items/properties",
+            )
+            .unwrap();
+        assert_eq!(http["timeout"]["type"], "string");
+        assert_eq!(
+            http["match"]["items"]["properties"]["uri"]["properties"]["regex"]["type"],
+            "string"
+        );
+        assert!(http["retries"]["properties"]["attempts"]["description"].is_string());
     }
 }

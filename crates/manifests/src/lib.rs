@@ -16,6 +16,7 @@ pub mod operator;
 pub mod order;
 pub mod profile;
 pub mod remote_secret;
+pub mod schema;
 pub mod stub_domains;
 mod template;
 pub mod yaml;

@@ -114,7 +114,7 @@ pub(super) fn apply(objects: &mut Vec<Value>, main: &str, k8s: &Map<String, Valu
             }
             "replicaCount" => {
                 if object(objects, "HorizontalPodAutoscaler", main).is_some() {
-                    problems.push("replicaCount: the number of replicas is the autoscaler's; set hpaSpec.minReplicas, or switch it off (autoscaleEnabled: false)".to_owned());
+                    problems.push("replicaCount: the number of replicas is the autoscaler's; set hpaSpec.minReplicas, or switch it off by values.gateways.istio-ingressgateway.autoscaleEnabled=false (pilot: values.pilot.autoscaleEnabled)".to_owned());
                     true
                 } else {
                     on(objects, "Deployment", main, |d| {

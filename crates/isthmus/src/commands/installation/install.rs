@@ -9,7 +9,7 @@ use isthmus_manifests::operator::{ComponentKind, Installation};
 
 use super::super::cluster_flags::{ClusterFlags, block_on};
 use super::super::exit;
-use super::rollout::{How, Tally, roll_out, running_version};
+use super::rollout::{How, Tally, parts, roll_out, running_version};
 use super::{FIELD_MANAGER, Wanted, confirm, look_around, plan};
 
 /// Install the mesh into a Kubernetes cluster, or change what is installed.
@@ -206,15 +206,6 @@ enum Step {
 }
 
 fn step(from: &str, to: &str) -> Step {
-    let parts = |version: &str| -> Option<(u64, u64, u64)> {
-        let plain = version.trim_start_matches('v').split(['-', '+']).next()?;
-        let mut numbers = plain.split('.').map(str::parse);
-        Some((
-            numbers.next()?.ok()?,
-            numbers.next()?.ok()?,
-            numbers.next()?.ok()?,
-        ))
-    };
     match (parts(from), parts(to)) {
         (Some(from), Some(to)) if from > to => Step::Back,
         (Some(from), Some(to)) if from.0 != to.0 || to.1 > from.1 + 1 => Step::TooFar,

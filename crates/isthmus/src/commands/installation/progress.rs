@@ -40,6 +40,13 @@ impl Progress {
         self.line("…", what, !self.terminal);
     }
 
+    /// What is over in a moment: worth a terminal's line, not one of a log.
+    pub fn passing(&mut self, what: &str) {
+        if self.terminal {
+            self.line("…", what, false);
+        }
+    }
+
     /// The component is done.
     pub fn done(&mut self, what: &str) {
         self.line("✔", what, true);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use isthmus_kube::apply::{Applier, ApplyError, Options, Outcome, Readiness};
 use isthmus_manifests::operator::{
-    Component, ComponentKind, INSTALLER, INSTALLER_LABEL, Installation, OWNER_LABEL,
+    Component, ComponentKind, INSTALLER, INSTALLER_LABEL, Installation, OWNER_LABEL, VERSION_LABEL,
 };
 use serde_json::{Value, json};
 
@@ -124,7 +124,7 @@ async fn roll_out_component(
 ) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     for object in &component.objects {
-        progress.doing(&format!("applying {}", named(object)));
+        progress.passing(&format!("applying {}", named(object)));
         let outcome = apply(applier, object, how, fresh).await?;
         if how.dry_run && outcome != Outcome::Unchanged {
             println!("{} would be {}", named(object), word(outcome));
@@ -162,7 +162,9 @@ async fn apply(applier: &Applier, object: &Value, how: How, fresh: &mut Fresh) -
     {
         return Ok(Outcome::Created);
     }
-    let object = &as_it_lives(applier, object).await?;
+    let Some(object) = &as_it_lives(applier, object).await? else {
+        return Ok(Outcome::Unchanged);
+    };
     let outcome = match applier.apply(object, options).await {
         Err(ApplyError::Conflict { object, message }) => {
             bail!("{object}: {message}; add --force to take these fields over")
@@ -184,8 +186,8 @@ async fn apply(applier: &Applier, object: &Value, how: How, fresh: &mut Fresh) -
 }
 
 /// The object with what only the cluster knows: whether a namespace was made here, and what the control plane
-/// has made of its webhook.
-async fn as_it_lives(applier: &Applier, object: &Value) -> anyhow::Result<Value> {
+/// has made of its webhook. `None` for a definition that somebody else brought and that is as good.
+async fn as_it_lives(applier: &Applier, object: &Value) -> anyhow::Result<Option<Value>> {
     let mut object = object.clone();
     match object["kind"].as_str() {
         Some("Namespace") => {
@@ -205,9 +207,47 @@ async fn as_it_lives(applier: &Applier, object: &Value) -> anyhow::Result<Value>
                 }
             }
         }
+        Some("CustomResourceDefinition") => {
+            if applier
+                .get(&object)
+                .await?
+                .is_some_and(|live| suffices(&live, &object))
+            {
+                return Ok(None);
+            }
+        }
         _ => {}
     }
-    Ok(object)
+    Ok(Some(object))
+}
+
+/// Whether a definition in the cluster does without ours: a newer isthmus brought it, or Istio or Helm did and it
+/// serves all the versions that ours serves. What serves less is replaced.
+fn suffices(live: &Value, ours: &Value) -> bool {
+    let labels = &live["metadata"]["labels"];
+    if labels[INSTALLER_LABEL] == INSTALLER {
+        let version = |o: &Value| o["metadata"]["labels"][VERSION_LABEL].as_str().and_then(parts);
+        return version(live) > version(ours);
+    }
+    let served = |o: &Value| -> BTreeSet<String> {
+        let versions = o["spec"]["versions"].as_array().into_iter().flatten();
+        versions
+            .filter(|v| v["served"] == true)
+            .filter_map(|v| v["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    served(live).is_superset(&served(ours))
+}
+
+/// The numbers of a version: `v1.2.3-rc.1` is 1, 2, 3.
+pub fn parts(version: &str) -> Option<(u64, u64, u64)> {
+    let plain = version.trim_start_matches('v').split(['-', '+']).next()?;
+    let mut numbers = plain.split('.').map(str::parse);
+    Some((
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+    ))
 }
 
 /// Waits until every object of the component does its work; says what is missing meanwhile.
@@ -310,4 +350,28 @@ pub async fn running_version(
     let labels = &found["metadata"]["labels"];
     let version = labels["app.kubernetes.io/version"].as_str().unwrap_or("unknown");
     Ok(Some(version.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(version: Option<&str>, served: &[&str]) -> Value {
+        let versions: Vec<Value> = served
+            .iter()
+            .map(|name| json!({ "name": name, "served": true }))
+            .collect();
+        let labels = version.map(|v| json!({ INSTALLER_LABEL: INSTALLER, VERSION_LABEL: v }));
+        json!({ "metadata": { "labels": labels }, "spec": { "versions": versions } })
+    }
+
+    #[test]
+    fn definitions_of_others_and_newer_ones_stay_unless_they_serve_less() {
+        let ours = definition(Some("0.2.0"), &["v1", "v1beta1"]);
+        assert!(suffices(&definition(None, &["v1", "v1beta1", "v1alpha3"]), &ours));
+        assert!(!suffices(&definition(None, &["v1beta1"]), &ours));
+        assert!(suffices(&definition(Some("0.10.0"), &["v1"]), &ours));
+        assert!(!suffices(&definition(Some("0.2.0"), &["v1", "v1beta1"]), &ours));
+        assert!(!suffices(&definition(Some("0.1.9"), &["v1", "v1beta1"]), &ours));
+    }
 }
