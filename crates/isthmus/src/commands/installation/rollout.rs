@@ -208,13 +208,10 @@ async fn as_it_lives(applier: &Applier, object: &Value) -> anyhow::Result<Option
             }
         }
         Some("CustomResourceDefinition") => {
-            if applier
-                .get(&object)
-                .await?
-                .is_some_and(|live| suffices(&live, &object))
-            {
-                return Ok(None);
-            }
+            let live = applier.get(&object).await?;
+            return Ok(live
+                .is_none_or(|live| !suffices(&live, &object))
+                .then_some(object));
         }
         _ => {}
     }
