@@ -125,6 +125,11 @@ impl Object {
             && self.status == other.status
     }
 
+    /// Whether both ask for the same, whatever their `status` says; that of a Kubernetes kind is content.
+    pub fn same_meaning(&self, other: &Object) -> bool {
+        self.kind == other.kind && self.meta == other.meta && self.spec == other.spec
+    }
+
     /// The typed content, if this is an object of that kind.
     pub fn typed<T: Typed>(&self) -> Option<&Arc<T>> {
         T::of(&self.spec)

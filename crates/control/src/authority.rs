@@ -20,6 +20,7 @@ use isthmus_api::{Object, codes};
 use isthmus_model::TrustDomain;
 use isthmus_pki::authority::FileSet;
 use isthmus_pki::{Authority, AuthorityError, KeyAlgorithm};
+use tokio::sync::watch;
 
 use crate::push::ControlPlane;
 use crate::snapshot::Snapshot;
@@ -162,7 +163,13 @@ fn own_root(own: &Path, domain: &TrustDomain) -> Result<Authority, Unusable> {
 }
 
 /// Takes up a new authority when the Secret or the files change; broken ones leave the present one in force.
-pub async fn follow(places: Places, plane: ControlPlane, authority: Arc<ArcSwap<Authority>>) {
+/// `roots` is told whom the mesh trusts, as PEM.
+pub async fn follow(
+    places: Places,
+    plane: ControlPlane,
+    authority: Arc<ArcSwap<Authority>>,
+    roots: Option<watch::Sender<Arc<str>>>,
+) {
     let mut snapshots = plane.subscribe();
     let mut seen: Option<Arc<Object>> = None;
     let mut refused = String::new();
@@ -204,6 +211,16 @@ pub async fn follow(places: Places, plane: ControlPlane, authority: Arc<ArcSwap<
                 }
             }
             (None, None) => seen = None,
+        }
+        if let Some(roots) = &roots {
+            let pem = authority.load().roots().to_pem();
+            roots.send_if_modified(|told| {
+                let changed = **told != *pem;
+                if changed {
+                    *told = Arc::from(pem);
+                }
+                changed
+            });
         }
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },

@@ -26,6 +26,7 @@ pub mod registry;
 pub mod role;
 pub mod serve;
 pub mod snapshot;
+pub mod status;
 #[cfg(test)]
 mod test_told;
 pub mod webhook;

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use isthmus_api::source::{Change, Source};
+use isthmus_api::status::Statuses;
 use isthmus_model::{SpiffeId, TrustDomain};
 use isthmus_pki::token::{AUDIENCE, Members};
 use isthmus_pki::{
@@ -34,6 +35,7 @@ use crate::peering::{self, Peering, Peers};
 use crate::push::{self, ControlPlane, Feeds, Served};
 use crate::serve::{self, Addresses, Parts, Sockets};
 use crate::snapshot::builder::Builder;
+use crate::status;
 use crate::webhook::{self, OwnObjects, Webhook};
 
 /// A snapshot that nothing follows for so long holds all that is known at the start.
@@ -74,6 +76,19 @@ pub struct Config {
     pub version: Value,
 }
 
+/// What the binary plugs in from the edges that this crate does not know, such as an API server.
+#[derive(Default)]
+pub struct Plugs {
+    /// Sources beside the directories, which come first: where two have an object, the later one's counts.
+    pub sources: Vec<Box<dyn Source>>,
+    /// Who a caller with a token is; asked in this order, before certificates.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Told whom the mesh trusts, as PEM, whenever that changes.
+    pub roots: Option<watch::Sender<Arc<str>>>,
+    /// Told what the statuses of objects should say.
+    pub statuses: Option<watch::Sender<Arc<Statuses>>>,
+}
+
 /// Why the control plane could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
@@ -94,6 +109,7 @@ pub enum RoleError {
 /// Runs the control plane until the drain begins.
 pub async fn run(
     config: Config,
+    plugs: Plugs,
     metrics: Metrics,
     readiness: Readiness,
     drain: drain::Watcher,
@@ -121,7 +137,12 @@ pub async fn run(
     };
     let (exported, own_state) = watch::channel(Arc::new(own));
     let last_good = config.state_dir.join("last-good");
-    let (changes, sources_failed) = start_sources(&config.directories, &last_good, &drain);
+    let directories = config.directories.iter().map(|directory| {
+        Box::new(Directory::new(directory.clone()).keeping_in(&last_good)) as Box<dyn Source>
+    });
+    let sources: Vec<Box<dyn Source>> = directories.chain(plugs.sources).collect();
+    let count = sources.len();
+    let (changes, sources_failed) = start_sources(sources, &drain);
     let builder = Builder::new(
         config.identity.clone(),
         config.peers.clone(),
@@ -129,7 +150,7 @@ pub async fn run(
     );
     let feeds = Feeds {
         changes,
-        sources: config.directories.len(),
+        sources: count,
         peers,
         exported,
     };
@@ -154,7 +175,11 @@ pub async fn run(
     };
     let first = authority::load(&places, plane.snapshot().as_deref(), &trust_domain)?;
     let authority = Arc::new(ArcSwap::from_pointee(first));
-    drain.spawn(authority::follow(places, plane.clone(), Arc::clone(&authority)));
+    let following = authority::follow(places, plane.clone(), Arc::clone(&authority), plugs.roots);
+    drain.spawn(following);
+    if let Some(told) = plugs.statuses {
+        drain.spawn(status::follow(plane.clone(), objects.clone(), told));
+    }
     let aliases = plane
         .snapshot()
         .map(|s| s.mesh.trust_domain_aliases.clone())
@@ -208,7 +233,7 @@ pub async fn run(
     ))));
     settle(&plane).await;
 
-    let authenticator = authenticator(&config, trust_domains);
+    let authenticator = authenticator(&config, plugs.authenticators, trust_domains);
     let limits = isthmus_pki::service::Limits {
         default_ttl: config.workload_ttl,
         ..Default::default()
@@ -253,23 +278,21 @@ async fn settle(plane: &ControlPlane) {
     let _ = tokio::time::timeout(SETTLE, quiet).await;
 }
 
-/// Starts to read the directories; the second value completes when one of them cannot be read at all.
+/// Starts to read; the second value completes when a source cannot be read at all.
 fn start_sources(
-    directories: &[PathBuf],
-    last_good: &Path,
+    sources: Vec<Box<dyn Source>>,
     drain: &drain::Watcher,
 ) -> (
     mpsc::UnboundedReceiver<Vec<Change>>,
     mpsc::UnboundedReceiver<String>,
 ) {
-    // A source sends what changed on disk, which its own limits bound; the builder only applies it.
+    // A source sends what changed, which its own limits bound; the builder only applies it.
     let (sender, changes) = mpsc::unbounded_channel();
     let (failed, failures) = mpsc::unbounded_channel();
-    let overlay = Arc::new(Mutex::new(Overlay::new(directories.len())));
-    for (layer, directory) in directories.iter().enumerate() {
+    let overlay = Arc::new(Mutex::new(Overlay::new(sources.len())));
+    for (layer, source) in sources.into_iter().enumerate() {
         let (sender, overlay) = (sender.clone(), Arc::clone(&overlay));
         let failed = failed.clone();
-        let source = Box::new(Directory::new(directory.clone()).keeping_in(last_good));
         let reading = source.run(Box::new(move |changes| {
             // Held while sending, so that what is sent comes in the order in which it was decided.
             let mut overlay = overlay.lock().unwrap_or_else(PoisonError::into_inner);
@@ -331,8 +354,11 @@ async fn forward(mut heard: watch::Receiver<PeerState>, into: watch::Sender<Peer
     }
 }
 
-fn authenticator(config: &Config, trust_domains: Vec<TrustDomain>) -> Arc<dyn Authenticator> {
-    let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
+fn authenticator(
+    config: &Config,
+    mut all: Vec<Arc<dyn Authenticator>>,
+    trust_domains: Vec<TrustDomain>,
+) -> Arc<dyn Authenticator> {
     if let Some(keys) = &config.jwks {
         all.push(Arc::new(JwksAuthenticator::new(JwksConfig {
             cluster: config.identity.cluster.clone(),

@@ -101,6 +101,10 @@ impl fmt::Display for Levels {
 impl Levels {
     fn targets(&self) -> Targets {
         let mut targets = Targets::new().with_default(self.default);
+        // They say of every request that fails what `isthmus_kube` says once, in words.
+        for library in ["kube_client", "kube_runtime"] {
+            targets = targets.with_target(library, LevelFilter::OFF);
+        }
         for (scope, level) in &self.scopes {
             targets = targets.with_target(format!("isthmus_{scope}"), *level);
             targets = targets.with_target(scope.clone(), *level);

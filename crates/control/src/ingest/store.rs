@@ -25,8 +25,8 @@ impl Store {
                 let same = self
                     .objects
                     .get(&key)
-                    .is_some_and(|old| old.same_content(&object));
-                // The new lines are taken over even when nothing else is new.
+                    .is_some_and(|old| old.same_meaning(&object));
+                // The new lines and status are taken over even when nothing else is new.
                 self.objects.insert(key.clone(), object);
                 (!same).then_some(key)
             }

@@ -42,6 +42,11 @@ use crate::snapshot::builder::{Builder, Dirty};
 pub struct Objects(Arc<Mutex<Store>>);
 
 impl Objects {
+    /// Looks at them; nothing is built meanwhile.
+    pub fn read<R>(&self, look: impl FnOnce(&Store) -> R) -> R {
+        look(&self.lock())
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -205,7 +205,7 @@ impl Watcher {
                 self.settled().await?;
                 Ok(ABSENT)
             }
-            Trouble::Request(error) if error.is_forbidden() => {
+            Trouble::Request(error) if error.code() == Some(403) => {
                 let group = self.kind.info().group;
                 let finding = Finding::new(
                     &codes::NOT_PERMITTED,
