@@ -23,6 +23,7 @@ pub mod peering;
 pub mod proxy;
 pub mod push;
 pub mod registry;
+pub mod remote;
 pub mod role;
 pub mod serve;
 pub mod snapshot;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use isthmus_api::source::{Change, Source};
+use isthmus_api::source::{Change, ClusterConnector, Source};
 use isthmus_api::status::Statuses;
 use isthmus_model::{SpiffeId, TrustDomain};
 use isthmus_pki::token::{AUDIENCE, Members};
@@ -33,6 +33,7 @@ use crate::mesh::Identity;
 use crate::names::Names;
 use crate::peering::{self, Peering, Peers};
 use crate::push::{self, ControlPlane, Feeds, Served};
+use crate::remote::{self, Remotes};
 use crate::serve::{self, Addresses, Parts, Sockets};
 use crate::snapshot::builder::Builder;
 use crate::status;
@@ -83,6 +84,8 @@ pub struct Plugs {
     pub sources: Vec<Box<dyn Source>>,
     /// Who a caller with a token is; asked in this order, before certificates.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Opens the clusters that remote secrets name; without it they are not read.
+    pub connector: Option<Arc<dyn ClusterConnector>>,
     /// Told whom the mesh trusts, as PEM, whenever that changes.
     pub roots: Option<watch::Sender<Arc<str>>>,
     /// Told what the statuses of objects should say.
@@ -142,7 +145,8 @@ pub async fn run(
     });
     let sources: Vec<Box<dyn Source>> = directories.chain(plugs.sources).collect();
     let count = sources.len();
-    let (changes, sources_failed) = start_sources(sources, &drain);
+    let (changer, changes) = mpsc::unbounded_channel();
+    let sources_failed = start_sources(sources, &changer, &drain);
     let builder = Builder::new(
         config.identity.clone(),
         config.peers.clone(),
@@ -225,12 +229,25 @@ pub async fn run(
         pulse: peering::PULSE,
     };
     let (peering, heard) = Peering::start(peering_config, own_state, &drain);
-    drain.spawn(forward(heard, peer_sender));
+    let remotes = plugs.connector.map(|connector| {
+        let config = remote::Config {
+            own: config.identity.cluster.clone(),
+            connector,
+            store: config.state_dir.join("remotes"),
+            findings: changer,
+        };
+        Remotes::start(config, &plane, &drain)
+    });
+    let (remotes, read) = remotes.unzip();
+    drain.spawn(forward(heard, read, peer_sender));
     drop(tokio::spawn(drain.clone().until_draining(follow_peers(
         plane.clone(),
         peering.clone(),
         drain.clone(),
     ))));
+    if let Some(remotes) = &remotes {
+        remotes.settled(SETTLE).await;
+    }
     settle(&plane).await;
 
     let authenticator = authenticator(&config, plugs.authenticators, trust_domains);
@@ -253,6 +270,7 @@ pub async fn run(
         credentials: renewal.credentials(),
         authority,
         peering: Some(peering),
+        remotes,
         readiness,
         metrics,
         version: config.version,
@@ -278,16 +296,13 @@ async fn settle(plane: &ControlPlane) {
     let _ = tokio::time::timeout(SETTLE, quiet).await;
 }
 
-/// Starts to read; the second value completes when a source cannot be read at all.
+/// Starts to read; the value completes when a source cannot be read at all.
 fn start_sources(
     sources: Vec<Box<dyn Source>>,
-    drain: &drain::Watcher,
-) -> (
-    mpsc::UnboundedReceiver<Vec<Change>>,
-    mpsc::UnboundedReceiver<String>,
-) {
     // A source sends what changed, which its own limits bound; the builder only applies it.
-    let (sender, changes) = mpsc::unbounded_channel();
+    sender: &mpsc::UnboundedSender<Vec<Change>>,
+    drain: &drain::Watcher,
+) -> mpsc::UnboundedReceiver<String> {
     let (failed, failures) = mpsc::unbounded_channel();
     let overlay = Arc::new(Mutex::new(Overlay::new(sources.len())));
     for (layer, source) in sources.into_iter().enumerate() {
@@ -306,7 +321,7 @@ fn start_sources(
         };
         drop(tokio::spawn(drain.clone().until_draining(work)));
     }
-    (changes, failures)
+    failures
 }
 
 /// The mesh's trust domain once the configuration has been read; `None` if the drain begins before.
@@ -344,12 +359,23 @@ async fn follow_peers(plane: ControlPlane, peering: Peering, drain: drain::Watch
     }
 }
 
-/// Carries what peers tell into the builder, which runs before peering can.
-async fn forward(mut heard: watch::Receiver<PeerState>, into: watch::Sender<PeerState>) {
+/// Carries what peers tell and what is read of remote clusters into the builder, which runs before either can.
+async fn forward(
+    mut heard: watch::Receiver<PeerState>,
+    read: Option<watch::Receiver<PeerState>>,
+    into: watch::Sender<PeerState>,
+) {
+    // Without remote clusters, one that never says anything.
+    let (_silent, nothing) = watch::channel(PeerState::default());
+    let mut read = read.unwrap_or(nothing);
     loop {
-        let now = heard.borrow_and_update().clone();
-        if into.send(now).is_err() || heard.changed().await.is_err() {
+        let now = remote::merged(&heard.borrow_and_update(), &read.borrow_and_update());
+        if into.send(now).is_err() {
             return;
+        }
+        tokio::select! {
+            changed = heard.changed() => if changed.is_err() { return },
+            changed = read.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -190,6 +190,7 @@ impl Cluster {
             credentials,
             authority,
             peering: Some(peering.clone()),
+            remotes: None,
             readiness: readiness.clone(),
             metrics: Metrics::new(),
             version: serde_json::json!({ "version": "test" }),

@@ -11,6 +11,7 @@
 pub mod apply;
 mod connect;
 mod lease;
+mod own_root;
 mod resources;
 mod rest;
 pub mod source;
@@ -20,6 +21,7 @@ mod write;
 pub use apply::{Applier, ApplyError};
 pub use connect::{Cluster, ConnectError, Credentials};
 pub use lease::Lease;
+pub use own_root::{OwnRootError, SECRET as OWN_ROOT_SECRET, ensure as ensure_own_root};
 pub use resources::{Resource, Resources};
 pub use rest::RequestError;
 pub use source::{ApiServer, Connector};

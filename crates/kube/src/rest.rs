@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LARGEST: usize = 256 << 20;
 /// Objects with every field.
 pub(crate) const JSON: &str = "application/json";
+/// A key set (RFC 7517), which an API server hands out under no other name.
+pub(crate) const KEY_SET: &str = "application/jwk-set+json,application/json";
 /// A server-side apply.
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 /// RFC 7386.

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::connect::Cluster;
-use crate::rest::{Call, JSON, RequestError};
+use crate::rest::{Call, JSON, KEY_SET, RequestError};
 
 /// Keys are read again after this, and when a token has one that is not known.
 const REFRESH: Duration = Duration::from_secs(600);
@@ -236,7 +236,11 @@ impl Keeper {
         if issuer.is_empty() {
             return Err("the API server names no issuer".to_owned());
         }
-        let jwks: Value = cluster.get("/openid/v1/jwks").await.map_err(said)?;
+        let call = Call {
+            accept: KEY_SET,
+            ..Call::get("/openid/v1/jwks")
+        };
+        let (_, jwks): (_, Value) = cluster.call(call).await.map_err(said)?;
         if jwks["keys"].as_array().is_none_or(Vec::is_empty) {
             return Err("the API server publishes no keys".to_owned());
         }

@@ -303,3 +303,45 @@ async fn tokens_are_checked_by_keys_that_outlive_the_api_server_and_else_by_revi
     let refused = accounts.authenticate(&elsewhere).await.unwrap_err();
     assert!(matches!(refused, AuthError::OtherCluster { .. }), "{refused}");
 }
+
+#[tokio::test]
+async fn replicas_and_new_pods_share_one_root_of_their_own() {
+    let api = Api::start().await;
+    let domain = "corp.local".parse().unwrap();
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let root = |i: usize| std::fs::read_to_string(folders[i].path().join("root-cert.pem")).unwrap();
+    for folder in &folders {
+        let cluster = api.cluster().await;
+        isthmus_kube::ensure_own_root(&cluster, "istio-system", folder.path(), &domain)
+            .await
+            .unwrap();
+    }
+    assert_eq!(root(0), root(1));
+    for folder in &folders {
+        isthmus_pki::Authority::load(folder.path()).unwrap();
+    }
+    let secret = api.object("secrets", "istio-system", "istio-ca-secret").unwrap();
+    assert_eq!(secret["type"], "istio.io/ca-root");
+
+    // With the API server away, what is on disk is used; an authority that was brought needs no root.
+    api.set_down(true);
+    let cluster = api.cluster().await;
+    isthmus_kube::ensure_own_root(&cluster, "istio-system", folders[0].path(), &domain)
+        .await
+        .unwrap();
+    api.set_down(false);
+    api.put(
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cacerts", "namespace": "other"}}),
+    );
+    let empty = tempfile::tempdir().unwrap();
+    isthmus_kube::ensure_own_root(&cluster, "other", empty.path(), &domain)
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+    // A permission that is missing is said.
+    api.lock().forbidden.insert("secrets");
+    let error = isthmus_kube::ensure_own_root(&cluster, "third", empty.path(), &domain)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("secrets is forbidden"), "{error}");
+}

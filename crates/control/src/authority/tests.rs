@@ -98,7 +98,17 @@ async fn a_secret_signs_is_exchanged_while_running_and_stays_when_the_next_is_br
         first.certificate().fingerprint()
     );
     let signing = Arc::new(ArcSwap::from_pointee(loaded));
-    let following = tokio::spawn(follow(places.clone(), story.plane.clone(), Arc::clone(&signing)));
+    let (roots, mut trusted) = tokio::sync::watch::channel(Arc::<str>::from(""));
+    let following = tokio::spawn(follow(
+        places.clone(),
+        story.plane.clone(),
+        Arc::clone(&signing),
+        Some(roots),
+    ));
+    trusted
+        .wait_for(|pem| **pem == *first.roots().to_pem())
+        .await
+        .unwrap();
 
     story.write(&files(&second));
     let taken_up = async {

@@ -18,7 +18,7 @@ mod export;
 mod link;
 pub mod listed;
 mod status;
-mod store;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 pub mod wire;

@@ -16,11 +16,11 @@ use crate::member::{MemberHead, MemberService, MemberState, Peer};
 const LARGEST: u64 = 256 << 20;
 
 /// Type URL, resource name and version, as the peer gave them.
-pub(super) type Versions = Vec<(String, String, String)>;
+pub(crate) type Versions = Vec<(String, String, String)>;
 
 /// What is kept of one peer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     heard: Option<SystemTime>,
     head: MemberHead,
     services: Vec<MemberService>,
@@ -87,7 +87,7 @@ fn file(folder: &Path, cluster: &ClusterId) -> PathBuf {
 }
 
 /// Reads what was kept; a file that cannot be used is said and passed over.
-pub(super) fn load(folder: &Path, cluster: &ClusterId) -> Option<(Peer, Versions)> {
+pub(crate) fn load(folder: &Path, cluster: &ClusterId) -> Option<(Peer, Versions)> {
     let path = file(folder, cluster);
     let read = || -> io::Result<Stored> {
         if std::fs::metadata(&path)?.len() > LARGEST {
@@ -116,8 +116,18 @@ pub(super) fn forget(folder: &Path, cluster: &ClusterId) {
     }
 }
 
+/// Forgets what was kept.
+pub(crate) fn remove(folder: &Path, cluster: &ClusterId) {
+    let path = file(folder, cluster);
+    if let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "the last state of a cluster cannot be forgotten");
+    }
+}
+
 /// Keeps the last state; the old file stays whole until the new one is.
-pub(super) async fn save(folder: PathBuf, cluster: ClusterId, stored: Stored) {
+pub(crate) async fn save(folder: PathBuf, cluster: ClusterId, stored: Stored) {
     let path = file(&folder, &cluster);
     let shown = path.display().to_string();
     let write = tokio::task::spawn_blocking(move || -> io::Result<()> {

@@ -48,7 +48,8 @@ pub(super) fn monitoring_router<C: Configuration>(pages: &Arc<Pages<C>>) -> Rout
     let metrics = move |_: Request| {
         let of = of.clone();
         async move {
-            let remote = of.parts.peering.as_ref().map_or(0, |p| p.links().len());
+            let peers = of.parts.peering.as_ref().map_or(0, |p| p.links().len());
+            let remote = peers + of.parts.remotes.as_ref().map_or(0, |r| r.count());
             let authority = of.parts.authority.load();
             of.meters
                 .refresh(of.parts.configuration.services(), remote, &authority);
@@ -256,6 +257,9 @@ fn clusterz<C: Configuration>(pages: &Pages<C>) -> Value {
             };
             json!({ "id": cluster, "secretName": "", "syncStatus": status, "error": link.error })
         }));
+    }
+    if let Some(remotes) = &pages.parts.remotes {
+        clusters.extend(remotes.page());
     }
     clusters.into()
 }

@@ -42,6 +42,7 @@ use tokio::sync::watch;
 
 use crate::peering::Peering;
 use crate::proxy::ProxyDescription;
+use crate::remote::Remotes;
 
 pub use node::NodeError;
 use streams::Streams;
@@ -158,6 +159,8 @@ pub struct Parts<C> {
     pub authority: Arc<ArcSwap<Authority>>,
     /// Other member clusters; `None` when there are no peers and none are let in.
     pub peering: Option<Peering>,
+    /// Clusters that are read from here; `None` when none can be.
+    pub remotes: Option<Remotes>,
     /// `/ready`.
     pub readiness: Readiness,
     /// `/metrics`.

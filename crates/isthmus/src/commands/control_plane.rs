@@ -11,7 +11,9 @@ use isthmus_control::mesh::Identity;
 use isthmus_control::role::{self, Config, Plugs};
 use isthmus_control::serve::Addresses;
 use isthmus_kube::source::Scope;
-use isthmus_kube::{ApiServer, Cluster, Credentials, ServiceAccounts, TokenConfig, Writers};
+use isthmus_kube::{
+    ApiServer, Cluster, Connector, Credentials, ServiceAccounts, TokenConfig, Writers, ensure_own_root,
+};
 use isthmus_model::{ClusterId, TrustDomain};
 use isthmus_runtime::drain;
 use isthmus_runtime::logging::{self, Format, Levels, Output};
@@ -56,9 +58,6 @@ pub struct Args {
     /// Namespace of the control plane and of mesh-wide policies.
     #[arg(long, default_value = "istio-system", env = "POD_NAMESPACE")]
     namespace: String,
-    /// Revision of this control plane.
-    #[arg(long, default_value = "default", env = "REVISION")]
-    revision: String,
     /// Directory of YAML with the cluster's objects; may be given several times.
     #[arg(long = "config", value_name = "DIR", required_unless_present = "kubernetes")]
     config: Vec<PathBuf>,
@@ -169,16 +168,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn serve(config: Config, kubernetes: Option<ApiServerOptions>) -> anyhow::Result<()> {
     let mut signals = Signals::install().context("installing signal handlers")?;
     let (trigger, watcher) = drain::channel();
-    let plugs = match kubernetes {
-        Some(options) => plug_in(options, &config, &watcher).await?,
-        None => Plugs::default(),
+    let work = async move {
+        let plugs = match kubernetes {
+            Some(options) => match watcher
+                .clone()
+                .until_draining(plug_in(options, &config, &watcher))
+                .await
+            {
+                Some(plugs) => plugs?,
+                // Told to end before it began.
+                None => return Ok(()),
+            },
+            None => Plugs::default(),
+        };
+        role::run(config, plugs, Metrics::new(), Readiness::new(), watcher).await?;
+        anyhow::Ok(())
     };
-    let role = role::run(config, plugs, Metrics::new(), Readiness::new(), watcher);
-    let mut role = std::pin::pin!(role);
+    let mut work = std::pin::pin!(work);
     tokio::select! {
-        ended = &mut role => ended?,
+        ended = &mut work => ended?,
         _ = signals.end() => {
-            let (ended, _) = tokio::join!(role, trigger.drain(PATIENCE));
+            let (ended, _) = tokio::join!(work, trigger.drain(PATIENCE));
             ended?;
         }
     }
@@ -200,6 +210,12 @@ async fn plug_in(
 ) -> anyhow::Result<Plugs> {
     let cluster = Cluster::connect(&options.credentials).await?;
     let namespace = &config.identity.root_namespace;
+    if config.cacerts.is_none() {
+        // Where `control::authority` looks for a root of its own.
+        let folder = config.state_dir.join("self-signed");
+        let domain = config.identity.trust_domain.clone().unwrap_or_default();
+        ensure_own_root(&cluster, namespace, &folder, &domain).await?;
+    }
     let accounts = ServiceAccounts::start(TokenConfig {
         cluster: cluster.clone(),
         name: config.identity.cluster.clone(),
@@ -220,6 +236,9 @@ async fn plug_in(
     Ok(Plugs {
         sources: vec![Box::new(ApiServer::new(cluster, Scope::own(namespace)))],
         authenticators: vec![accounts],
+        connector: Some(Arc::new(Connector {
+            root_namespace: namespace.clone(),
+        })),
         roots: Some(roots),
         statuses: Some(statuses),
     })
@@ -236,7 +255,7 @@ fn resolve(args: Args) -> anyhow::Result<(Config, Option<ApiServerOptions>)> {
             (None, None) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Credentials::InCluster,
             (kubeconfig, context) => Credentials::Context { kubeconfig, context },
         },
-        revision: args.revision,
+        revision: args.revision.clone(),
         replica: match args.kubernetes.pod_name.as_str() {
             "" => nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
