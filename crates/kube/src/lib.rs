@@ -12,6 +12,7 @@ pub mod apply;
 mod connect;
 mod lease;
 mod own_root;
+mod pages;
 mod resources;
 mod rest;
 pub mod source;

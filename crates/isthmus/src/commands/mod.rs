@@ -9,6 +9,7 @@ pub mod demo;
 pub mod dns;
 pub mod exec;
 pub mod installation;
+pub mod join;
 pub mod kube_inject;
 pub mod peer;
 pub mod proxy;
@@ -76,6 +77,8 @@ pub enum Command {
     Uninstall(installation::uninstall::Args),
     Manifest(installation::manifest::Args),
     Profile(installation::profile::Args),
+    Join(join::Args),
+    Unjoin(join::Unjoin),
     CreateRemoteSecret(remote_secret::Args),
     Dns(dns::Args),
     Certs(certs::Args),
@@ -117,6 +120,8 @@ impl Command {
             Self::Uninstall(args) => installation::uninstall::run(args),
             Self::Manifest(args) => installation::manifest::run(args),
             Self::Profile(args) => installation::profile::run(args),
+            Self::Join(args) => join::run(args),
+            Self::Unjoin(args) => join::unjoin(args),
             Self::CreateRemoteSecret(args) => remote_secret::run(args),
             Self::Dns(args) => dns::run(args),
             Self::Certs(args) => certs::run(args),
