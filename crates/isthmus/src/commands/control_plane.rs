@@ -26,6 +26,8 @@ use super::exit;
 
 /// How long streams have to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Where an API server asks about pods and objects.
+const WEBHOOKS: u16 = 15017;
 
 /// Run the control plane of a member cluster.
 ///
@@ -109,9 +111,9 @@ pub struct Args {
     /// send stub domains to; 0 for none.
     #[arg(long, default_value_t = 0)]
     dns_port: u16,
-    /// Port on which Kubernetes' API server asks about pods and objects; 0 for none.
-    #[arg(long, default_value_t = 0)]
-    webhook_port: u16,
+    /// Port on which Kubernetes' API server asks about pods and objects, 0 for none; 15017 with --kubernetes.
+    #[arg(long)]
+    webhook_port: Option<u16>,
     /// Revision of this control plane; empty is the default one.
     #[arg(long, env = "REVISION", default_value = "", value_name = "NAME")]
     revision: String,
@@ -263,6 +265,10 @@ fn resolve(args: Args) -> anyhow::Result<(Config, Option<ApiServerOptions>)> {
             name => name.to_owned(),
         },
     });
+    let webhook = match args.webhook_port {
+        None if kubernetes.is_some() => Some(WEBHOOKS),
+        port => port.filter(|port| *port != 0),
+    };
     let on = |ip: IpAddr, port: u16| SocketAddr::from((ip, port));
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let config = Config {
@@ -286,7 +292,7 @@ fn resolve(args: Args) -> anyhow::Result<(Config, Option<ApiServerOptions>)> {
             monitoring: on(any, args.monitoring_port),
         },
         dns: (args.dns_port != 0).then(|| on(any, args.dns_port)),
-        webhook: (args.webhook_port != 0).then(|| on(any, args.webhook_port)),
+        webhook: webhook.map(|port| on(any, port)),
         revision: args.revision,
         workload_ttl: *args.workload_cert_ttl,
         version: serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }),
