@@ -11,6 +11,7 @@
 #![allow(clippy::expect_used)]
 
 mod clusters;
+mod first;
 // The netns suite uses all of it, this one a part.
 #[allow(dead_code)]
 #[path = "../netns/harness.rs"]
