@@ -154,7 +154,10 @@ pub(super) async fn supervise(
         }
         let wait = backoff(failures);
         failures += 1;
-        tracing::info!(pod = %context.plan.key, container = container.plan.name, reason, ?wait, "restart");
+        // What is not on this machine is not there a second later either, and its status says so.
+        if code.is_some() {
+            tracing::info!(pod = %context.plan.key, container = container.plan.name, reason, ?wait, "restart");
+        }
         tokio::select! {
             () = sleep(wait) => {}
             _ = stop.wait_for(Option::is_some) => return,
