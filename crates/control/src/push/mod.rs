@@ -81,8 +81,12 @@ pub async fn run(plane: ControlPlane, objects: Objects, mut builder: Builder, mu
         tokio::select! {
             batch = feeds.changes.recv() => {
                 let Some(batch) = batch else { return };
-                synced += take(&objects, batch, &mut dirty);
-                debounce.changed(Instant::now());
+                let taken = take(&objects, batch, &mut dirty);
+                synced += taken.synced;
+                // A heartbeat of a node is a change of an object, and none of what it means.
+                if taken.matters {
+                    debounce.changed(Instant::now());
+                }
             }
             changed = feeds.peers.changed(), if peers_open => {
                 peers_open = changed.is_ok();
@@ -109,19 +113,29 @@ pub async fn run(plane: ControlPlane, objects: Objects, mut builder: Builder, mu
     }
 }
 
-/// Takes changes over; how many sources have sent everything.
-fn take(objects: &Objects, batch: Vec<Change>, dirty: &mut Dirty) -> usize {
+/// What a batch of changes comes to.
+#[derive(Default)]
+struct Taken {
+    /// How many sources have sent everything.
+    synced: usize,
+    /// Whether there is something to build.
+    matters: bool,
+}
+
+fn take(objects: &Objects, batch: Vec<Change>, dirty: &mut Dirty) -> Taken {
     let mut store = objects.lock();
-    let mut synced = 0;
+    let mut taken = Taken::default();
     for change in batch {
         if matches!(change, Change::Synced) {
-            synced += 1;
+            taken.synced += 1;
         }
+        taken.matters |= matches!(change, Change::Synced | Change::Findings { .. });
         if let Some(key) = store.apply(change) {
             dirty.kinds.insert(key.kind);
+            taken.matters = true;
         }
     }
-    synced
+    taken
 }
 
 fn publish(
