@@ -214,6 +214,12 @@ fn refusal(status: StatusCode, body: &[u8]) -> RequestError {
 /// An error with its causes, each said once.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut said = error.to_string();
+    // kube's names of its own layers, before what went wrong.
+    for layer in ["ServiceError: ", "HyperError: "] {
+        if let Some(rest) = said.strip_prefix(layer) {
+            said = rest.to_owned();
+        }
+    }
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();

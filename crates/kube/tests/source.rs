@@ -216,7 +216,8 @@ async fn what_is_not_served_or_not_permitted_is_named_and_waited_for() {
 async fn an_outage_deletes_nothing_and_is_made_up_for() {
     let api = Api::start().await;
     api.set_down(true);
-    let told = follow(&api, &[Kind::Service]).await;
+    api.lock().served.remove("virtualservices");
+    let told = follow(&api, &[Kind::Service, Kind::VirtualService]).await;
     let scope = format!("API server http://{}/", api.address);
     told.until("said", |t| t.codes(&scope) == ["ISM0112"]).await;
     assert_eq!(told.0.lock().unwrap().synced, 0, "nothing is known yet");
@@ -224,7 +225,7 @@ async fn an_outage_deletes_nothing_and_is_made_up_for() {
     api.put(service("a"));
     api.set_down(false);
     told.until("up", |t| {
-        t.synced == 1 && t.names(Kind::Service) == ["a"] && t.findings.is_empty()
+        t.synced == 1 && t.names(Kind::Service) == ["a"] && t.codes(&scope).is_empty()
     })
     .await;
     api.set_down(true);
@@ -233,7 +234,7 @@ async fn an_outage_deletes_nothing_and_is_made_up_for() {
     api.put(service("b"));
     api.set_down(false);
     told.until("made up for", |t| {
-        t.names(Kind::Service) == ["a", "b"] && t.findings.is_empty()
+        t.names(Kind::Service) == ["a", "b"] && t.codes(&scope).is_empty()
     })
     .await;
 }

@@ -201,6 +201,7 @@ impl Watcher {
                     },
                     "install the CRDs (isthmus install, or the chart base); it is read as soon as it is there",
                 );
+                self.reachable().await?;
                 self.say_of_kind(Some(finding)).await?;
                 self.settled().await?;
                 Ok(ABSENT)

@@ -189,7 +189,10 @@ async fn follow(cluster: Cluster, scope: Scope, mut sink: Box<dyn Sink>) {
                     }
                     match (was, away.values().next()) {
                         (0, Some(error)) => vec![said(&server, Some(error))],
-                        (1.., None) => vec![said(&server, None)],
+                        (1.., None) => {
+                            tracing::info!("the {server} answers again");
+                            vec![said(&server, None)]
+                        }
                         _ => Vec::new(),
                     }
                 }
