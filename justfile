@@ -34,6 +34,10 @@ fuzz *ARGS:
 manifests:
     ISTHMUS_REGENERATE=1 cargo test -p isthmus-manifests --test drift
 
+# An OCI archive of the image, without a daemon, from a static binary.
+image BINARY ARCHIVE="isthmus.tar" TAG="latest":
+    deploy/image/archive.sh {{BINARY}} {{ARCHIVE}} {{TAG}}
+
 # Licences, duplicate versions, forbidden crates.
 deny:
     cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny

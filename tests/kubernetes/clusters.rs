@@ -40,7 +40,7 @@ impl Clusters {
     pub fn shared() -> Turn {
         // A story that failed leaves what it made; those behind it use namespaces of their own.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        match SHARED.get_or_init(Self::start) {
+        match SHARED.get_or_init(|| Self::start(&["--kubernetes", "--clusters", "us,eu"])) {
             Ok(clusters) => Turn {
                 clusters,
                 _turn: turn,
@@ -49,7 +49,12 @@ impl Clusters {
         }
     }
 
-    fn start() -> Result<Self, String> {
+    /// A cluster `us` of one story's own, for what changes a cluster as a whole.
+    pub fn alone() -> Self {
+        Self::start(&["--kubernetes", "--clusters", "us"]).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn start(arguments: &[&str]) -> Result<Self, String> {
         let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kubernetes/assets/build.sh");
         let built = Command::new("bash")
             .arg(&build)
@@ -59,7 +64,7 @@ impl Clusters {
             return Err(String::from_utf8_lossy(&built.stderr).into_owned());
         }
         let programs = PathBuf::from(String::from_utf8_lossy(&built.stdout).trim());
-        let mesh = Mesh::start(&["--kubernetes", "--clusters", "us,eu"])?;
+        let mesh = Mesh::start(arguments)?;
         Ok(Self { mesh, programs })
     }
 

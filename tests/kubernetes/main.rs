@@ -16,6 +16,7 @@ mod first;
 #[allow(dead_code)]
 #[path = "../netns/harness.rs"]
 mod harness;
+mod install;
 mod platform;
 #[allow(dead_code)]
 #[path = "../netns/turns.rs"]
