@@ -64,13 +64,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             let all = owned(&applier, "").await?;
             all.into_iter().filter(|o| args.purge || !stays(o)).collect()
         };
-        if args.purge {
-            objects.extend(written_by_the_control_plane(&applier, &args.istio_namespace).await?);
-        }
         order::sort(&mut objects);
         // The last comes first: nobody is refused by a webhook whose control plane is gone, and roles outlive
         // those who need them.
         objects.reverse();
+        if args.purge {
+            // After the rights by which a control plane that still ends would write it again.
+            objects.extend(written_by_the_control_plane(&applier, &args.istio_namespace).await?);
+        }
         if objects.is_empty() {
             eprintln!("Nothing that isthmus installed is here.");
             return Ok(ExitCode::from(exit::OK));
@@ -131,8 +132,14 @@ fn stays(object: &Value) -> bool {
 /// What nobody applied: the authority of its own, its leases, and the roots in every namespace.
 async fn written_by_the_control_plane(applier: &Applier, namespace: &str) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
-    let wanted = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "istio-ca-secret", "namespace": namespace } });
-    found.extend(applier.get(&wanted).await?);
+    for (api_version, kind, name) in [
+        ("v1", "Secret", "istio-ca-secret"),
+        ("coordination.k8s.io/v1", "Lease", "istiod-leader"),
+    ] {
+        let metadata = json!({ "name": name, "namespace": namespace });
+        let wanted = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata });
+        found.extend(applier.get(&wanted).await?);
+    }
     found.extend(
         applier
             .owned("istio.io/config=true")
