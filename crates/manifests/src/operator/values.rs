@@ -51,7 +51,6 @@ idle! {
     "telemetry" "metrics are built in" "write a Telemetry resource or meshConfig.accessLogFile";
     "ztunnel" "there is no ambient mode" "remove it";
     "global.autoscalingv2API" "autoscaling/v2 is used" "remove it";
-    "global.caAddress" "the control plane signs" "write Secret cacerts";
     "global.caName" "the control plane signs" "write Secret cacerts";
     "global.certSigners" "the control plane signs" "write Secret cacerts";
     "global.configCluster" "every cluster has a control plane of its own" "remove it";
@@ -78,14 +77,18 @@ idle! {
     "global.pilotCertProvider" "the control plane signs its own certificate" "remove it";
     "global.platform" "the objects are the same on every platform" "remove it";
     "global.podDNSSearchNamespaces" "pods search as Kubernetes has it" "remove it";
+    "global.proxy.autoInject" "whoever is selected is injected" "label namespaces or pods";
+    "global.proxy.componentLogLevel" "there is one level" "set global.proxy.logLevel";
+    "global.proxy.concurrency" "a proxy has one worker" "remove it";
+    "global.proxy.holdApplicationUntilProxyStarts" "a native sidecar is always ready before the application" "set meshConfig.defaultConfig.holdApplicationUntilProxyStarts";
+    "global.proxy.privileged" "no proxy needs privileges" "remove it";
+    "global.proxy.statusPort" "it is 15020" "remove it";
     "global.proxy.enableCoreDump" "the proxy dumps no core" "remove it";
     "global.proxy.image_type" "there is one image" "set global.proxy.image";
     "global.proxy.outlierLogPath" "ejections are logged with everything else" "remove it";
-    "global.proxy.seccompProfile" "it is RuntimeDefault" "remove it";
     "global.proxy.tracer" "no spans are sent; tracing headers pass through" "remove it";
     "global.proxy.readinessSuccessThreshold" "one success is enough" "remove it";
     "global.proxy_init.forceApplyIptables" "the redirection is applied in whole, always" "remove it";
-    "global.remotePilotAddress" "every cluster has a control plane of its own" "remove it";
     "global.resourceScope" "a chart's objects are installed together" "remove it";
     "global.sds" "a proxy's token is for istio-ca, always" "remove it";
     "global.sts" "there is no exchange of tokens" "remove it";
@@ -120,6 +123,7 @@ idle! {
 /// Variables that `isthmus control-plane` reads; any other in `pilot.env` does nothing.
 pub const CONTROL_PLANE_ENV: &[&str] = &[
     "CLUSTER_ID",
+    "ENABLE_NATIVE_SIDECARS",
     "ISTHMUS_STATE_DIR",
     "MESH_ID",
     "NETWORK",
@@ -346,12 +350,14 @@ mod tests {
 
     #[test]
     fn misspelt_misplaced_and_mistyped_values_are_errors_with_a_suggestion() {
-        let found = lines("global:\n  meshid: x\n  proxy:\n    privileged: 5\nnetwork: us\npilots: {}\n");
+        let found = lines(
+            "global:\n  meshid: x\n  proxy:\n    readinessPeriodSeconds: often\nnetwork: us\npilots: {}\n",
+        );
         assert_eq!(
             found,
             [
                 "values.yaml:2: error [IST0106] global.meshid: there is no value \"meshid\"; did you mean meshID?",
-                "values.yaml:4: error [IST0106] global.proxy.privileged: expected true or false, found the number 5; correct it",
+                "values.yaml:4: error [IST0106] global.proxy.readinessPeriodSeconds: expected a number, found the text \"often\"; correct it",
                 "values.yaml:5: error [IST0106] network: there is no value \"network\"; write it at global.network",
                 "values.yaml:6: error [IST0106] pilots: there is no value \"pilots\"; did you mean pilot?",
             ]
