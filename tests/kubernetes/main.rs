@@ -18,6 +18,7 @@ mod first;
 mod harness;
 mod install;
 mod platform;
+mod sidecars;
 #[allow(dead_code)]
 #[path = "../netns/turns.rs"]
 mod turns;

@@ -190,6 +190,11 @@ impl Application {
             forwarded: None,
         };
         let page = get.page(stream).await?;
+        // One line that is none would cost Prometheus the proxy's metrics as well.
+        if let Some(line) = page.lines().find(|line| !is_metrics(line)) {
+            let line: String = line.chars().take(80).collect();
+            return Err(io::Error::other(format!("{line:?} is no metric")));
+        }
         // The end of a page of OpenMetrics is not the end of ours.
         Ok(page
             .lines()
@@ -230,6 +235,31 @@ fn failed(scrape: &Scrape, why: &str) -> String {
         "# the application's metrics at port {} cannot be had: {why}\n",
         scrape.port
     )
+}
+
+/// Whether a line may stand on a page of metrics: nothing, a comment, or `NAME{LABELS} VALUE ...`.
+fn is_metrics(line: &str) -> bool {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return true;
+    }
+    let named = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let rest = line.trim_start_matches(named);
+    if rest.len() == line.len() {
+        return false;
+    }
+    let values = match rest.strip_prefix('{') {
+        // An exemplar behind the value has labels of its own.
+        Some(labels) => match labels.split(" # ").next().unwrap_or_default().rsplit_once('}') {
+            Some((_, values)) => values,
+            None => return false,
+        },
+        None => rest,
+    };
+    values
+        .split_whitespace()
+        .next()
+        .is_some_and(|value| value.parse::<f64>().is_ok())
 }
 
 fn probes(said: &str) -> Result<BTreeMap<String, Probe>, String> {

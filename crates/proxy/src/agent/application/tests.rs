@@ -54,6 +54,7 @@ async fn answer(request: hyper::Request<Incoming>) -> Result<hyper::Response<Ful
         "/ok" => (400, ""),
         "/hosted" if header("host") == "inside.example" => (204, ""),
         "/metrics" => (200, "# TYPE up gauge\nup 1\n# EOF\n"),
+        "/page" => (200, "<html>welcome</html>"),
         "/slow" => std::future::pending().await,
         _ => (503, "not yet"),
     };
@@ -184,6 +185,29 @@ async fn nothing_but_what_the_pod_says_can_be_asked() {
     assert_eq!(own.metrics().await, None);
 }
 
+#[test]
+fn lines_of_metrics_are_known() {
+    for line in [
+        "",
+        "# HELP a b",
+        "up 1",
+        "a_total{b=\"c d\"} 1e3 1700000000000",
+        "h_bucket{le=\"+Inf\"} NaN",
+        "h{a=\"}\"} +Inf # {trace=\"x\"} 1",
+    ] {
+        assert!(is_metrics(line), "{line}");
+    }
+    for line in [
+        "GET /metrics HTTP/1.1",
+        "host: a",
+        "{a=\"b\"} 1",
+        "up",
+        "up{a=\"b\" 1",
+    ] {
+        assert!(!is_metrics(line), "{line}");
+    }
+}
+
 #[tokio::test]
 async fn metrics_of_the_application_come_without_their_end_and_its_absence_is_said() {
     let port = application(None).await;
@@ -192,6 +216,11 @@ async fn metrics_of_the_application_come_without_their_end_and_its_absence_is_sa
         Application::read(None, Some(&said), Some(Ipv4Addr::LOCALHOST.into())).unwrap()
     };
     assert_eq!(of("/metrics").metrics().await.unwrap(), "# TYPE up gauge\nup 1\n");
+    let page = of("/page").metrics().await.unwrap();
+    assert!(
+        page.starts_with('#') && page.contains("is no metric") && page.lines().count() == 1,
+        "{page}"
+    );
     let page = of("/elsewhere").metrics().await.unwrap();
     assert!(
         page.starts_with("# the application's metrics") && page.contains("503"),

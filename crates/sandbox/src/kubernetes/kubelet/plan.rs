@@ -344,7 +344,7 @@ fn read_probe(probe: &PodProbe, container: &Container) -> Result<Probe, String> 
         (_, Some(tcp), _) => Check::Tcp {
             port: read_port(&tcp.port, container)?,
         },
-        (_, _, Some(exec)) => Check::Exec(exec.command.clone().unwrap_or_default()),
+        (_, _, Some(exec)) => Check::Exec(of_image(exec.command.clone().unwrap_or_default(), container)),
         _ => return Err("the sandbox probes by httpGet, tcpSocket and exec".to_owned()),
     };
     let positive = |value: Option<i32>, default: u32| {
@@ -373,7 +373,7 @@ fn read_hook(
 ) -> Result<Option<Check>, String> {
     if let Some(exec) = &handler.exec {
         let command = exec.command.iter().flatten().map(|a| expand(a, env)).collect();
-        return Ok(Some(Check::Exec(command)));
+        return Ok(Some(Check::Exec(of_image(command, container))));
     }
     if let Some(http) = &handler.http_get {
         return Ok(Some(Check::Http {
@@ -390,9 +390,35 @@ fn read_hook(
     Err("the sandbox has hooks by exec, httpGet and sleep".to_owned())
 }
 
+/// A command inside a container: in the image of the mesh the program is this binary, wherever it lies there.
+fn of_image(mut command: Vec<String>, container: &Container) -> Vec<String> {
+    let image = container.image.as_deref().unwrap_or_default();
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let name = last.split([':', '@']).next().unwrap_or_default();
+    if let Some(program) = command.first_mut()
+        && name == "isthmus"
+        && program.rsplit('/').next() == Some("isthmus")
+    {
+        "isthmus".clone_into(program);
+    }
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hook_in_the_image_of_the_mesh_runs_this_binary() {
+        let container = |image: &str| Container {
+            image: Some(image.to_owned()),
+            ..Container::default()
+        };
+        let command = || vec!["/usr/local/bin/isthmus".to_owned(), "wait-for-proxy".to_owned()];
+        let ours = of_image(command(), &container("ghcr.io/isthmus-mesh/isthmus:0.1.0"));
+        assert_eq!(ours, ["isthmus", "wait-for-proxy"]);
+        assert_eq!(of_image(command(), &container("busybox:1")), command());
+    }
 
     #[test]
     fn variables_are_expanded_as_kubernetes_does() {
