@@ -119,7 +119,7 @@ fn patch(present: &Value, wanted: &Status, now: Timestamp) -> Option<Value> {
             Some(present) => {
                 let moved = present["status"] != condition["status"];
                 let since = if moved {
-                    now.to_string().into()
+                    seconds(now).into()
                 } else {
                     present["lastTransitionTime"].clone()
                 };
@@ -128,7 +128,7 @@ fn patch(present: &Value, wanted: &Status, now: Timestamp) -> Option<Value> {
             }
             None => {
                 let mut fresh = condition;
-                fresh["lastTransitionTime"] = now.to_string().into();
+                fresh["lastTransitionTime"] = seconds(now).into();
                 conditions.push(fresh);
             }
         }
@@ -151,6 +151,11 @@ fn patch(present: &Value, wanted: &Status, now: Timestamp) -> Option<Value> {
         return None;
     }
     Some(json!({ "status": status }))
+}
+
+/// As `Time` is written (RFC 3339, whole seconds).
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn condition(findings: &[Finding]) -> Value {
