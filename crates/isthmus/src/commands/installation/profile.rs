@@ -113,7 +113,7 @@ fn difference(a: &str, b: &str) -> String {
     }
     let mut out = String::new();
     let (mut i, mut j) = (0, 0);
-    let mut shown: Vec<usize> = Vec::new();
+    let mut shown: Vec<String> = Vec::new();
     while i < a.len() || j < b.len() {
         if i < a.len() && j < b.len() && a[i] == b[j] {
             (i, j) = (i + 1, j + 1);
@@ -122,6 +122,7 @@ fn difference(a: &str, b: &str) -> String {
             out.push_str(&format!("-{}\n", a[i]));
             i += 1;
         } else {
+            context(&b, j, &mut shown, &mut out);
             out.push_str(&format!("+{}\n", b[j]));
             j += 1;
         }
@@ -129,21 +130,23 @@ fn difference(a: &str, b: &str) -> String {
     out
 }
 
-/// The lines above line `i` that it stands in and that were not shown yet.
-fn context(lines: &[&str], i: usize, shown: &mut Vec<usize>, out: &mut String) {
+/// The lines above line `i` that it stands in and that were not shown yet, of either text.
+fn context(lines: &[&str], i: usize, shown: &mut Vec<String>, out: &mut String) {
     let indent = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
     let mut parents = Vec::new();
     let mut depth = indent(lines[i]);
-    for (at, line) in lines[..i].iter().enumerate().rev() {
+    for line in lines[..i].iter().rev() {
         if indent(line) < depth {
             depth = indent(line);
-            parents.push(at);
+            parents.push(*line);
         }
     }
-    for at in parents.into_iter().rev() {
-        if !shown.contains(&at) {
-            shown.push(at);
-            out.push_str(&format!(" {}\n", lines[at]));
+    let mut path = String::new();
+    for line in parents.into_iter().rev() {
+        path.push_str(line);
+        if !shown.contains(&path) {
+            shown.push(path.clone());
+            out.push_str(&format!(" {line}\n"));
         }
     }
 }
