@@ -20,7 +20,7 @@ use isthmus_api::{Object, codes};
 use isthmus_model::TrustDomain;
 use isthmus_pki::authority::FileSet;
 use isthmus_pki::{Authority, AuthorityError, KeyAlgorithm};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::push::ControlPlane;
 use crate::snapshot::Snapshot;
@@ -163,12 +163,13 @@ fn own_root(own: &Path, domain: &TrustDomain) -> Result<Authority, Unusable> {
 }
 
 /// Takes up a new authority when the Secret or the files change; broken ones leave the present one in force.
-/// `roots` is told whom the mesh trusts, as PEM.
+/// `roots` is told whom the mesh trusts, as PEM, and `taken_up` that what was signed before is of another authority.
 pub async fn follow(
     places: Places,
     plane: ControlPlane,
     authority: Arc<ArcSwap<Authority>>,
     roots: Option<watch::Sender<Arc<str>>>,
+    taken_up: Arc<Notify>,
 ) {
     let mut snapshots = plane.subscribe();
     let mut seen: Option<Arc<Object>> = None;
@@ -184,7 +185,7 @@ pub async fn follow(
                 let known = seen.as_ref().is_some_and(|o| Arc::ptr_eq(o, &written.object));
                 // What is wrong with a Secret is among the findings.
                 if !known && let Ok(fresh) = of_secret(&written.object, &written.spec) {
-                    take_up(&authority, fresh);
+                    take_up(&authority, fresh, &taken_up);
                 }
                 seen = Some(written.object);
             }
@@ -194,7 +195,7 @@ pub async fn follow(
                 let reading = tokio::task::spawn_blocking(move || Authority::load(&directory));
                 match reading.await {
                     Ok(Ok(fresh)) => {
-                        take_up(&authority, fresh);
+                        take_up(&authority, fresh, &taken_up);
                         refused.clear();
                     }
                     Ok(Err(error)) => {
@@ -229,13 +230,14 @@ pub async fn follow(
     }
 }
 
-fn take_up(authority: &ArcSwap<Authority>, fresh: Authority) {
+fn take_up(authority: &ArcSwap<Authority>, fresh: Authority, taken_up: &Notify) {
     let present = authority.load();
     let same = present.certificate().fingerprint() == fresh.certificate().fingerprint()
         && present.roots().to_pem() == fresh.roots().to_pem();
     if !same {
         tracing::info!(fingerprint = %fresh.certificate().fingerprint(), "a new signing certificate is used");
         authority.store(Arc::new(fresh));
+        taken_up.notify_one();
     }
 }
 

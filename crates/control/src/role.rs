@@ -23,7 +23,7 @@ use isthmus_runtime::drain;
 use isthmus_runtime::metrics::Metrics;
 use isthmus_runtime::readiness::Readiness;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::authority;
 use crate::ingest::directory::Directory;
@@ -179,7 +179,14 @@ pub async fn run(
     };
     let first = authority::load(&places, plane.snapshot().as_deref(), &trust_domain)?;
     let authority = Arc::new(ArcSwap::from_pointee(first));
-    let following = authority::follow(places, plane.clone(), Arc::clone(&authority), plugs.roots);
+    let taken_up = Arc::new(Notify::new());
+    let following = authority::follow(
+        places,
+        plane.clone(),
+        Arc::clone(&authority),
+        plugs.roots,
+        Arc::clone(&taken_up),
+    );
     drain.spawn(following);
     if let Some(told) = plugs.statuses {
         drain.spawn(status::follow(plane.clone(), objects.clone(), told));
@@ -202,6 +209,14 @@ pub async fn run(
         algorithm: KeyAlgorithm::EcdsaP256,
     }
     .start();
+    let credentials = renewal.credentials();
+    drop(tokio::spawn(drain.clone().until_draining(async move {
+        // Peers and proxies that trust the new root alone refuse a certificate of the old one.
+        loop {
+            taken_up.notified().await;
+            renewal.renew_now();
+        }
+    })));
 
     if let Some(listener) = admission {
         let source = OwnObjects {
@@ -211,7 +226,7 @@ pub async fn run(
             objects: objects.clone(),
         };
         let router = Arc::new(Webhook::new(source, &metrics)).router();
-        let serving = webhook::serve(listener, renewal.credentials(), router, drain.clone());
+        let serving = webhook::serve(listener, credentials.clone(), router, drain.clone());
         drain.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "admission webhooks cannot be served");
@@ -224,7 +239,7 @@ pub async fn run(
         trust_domains: trust_domains.clone(),
         namespace: root,
         peers: config.peers.clone(),
-        credentials: renewal.credentials(),
+        credentials: credentials.clone(),
         store: Some(config.state_dir.join("peers")),
         pulse: peering::PULSE,
     };
@@ -267,7 +282,7 @@ pub async fn run(
         configuration: Arc::new(Served { plane, objects }),
         authenticator,
         certificates: certificates.into_server(),
-        credentials: renewal.credentials(),
+        credentials: credentials.clone(),
         authority,
         peering: Some(peering),
         remotes,

@@ -99,11 +99,13 @@ async fn a_secret_signs_is_exchanged_while_running_and_stays_when_the_next_is_br
     );
     let signing = Arc::new(ArcSwap::from_pointee(loaded));
     let (roots, mut trusted) = tokio::sync::watch::channel(Arc::<str>::from(""));
+    let renew = Arc::new(tokio::sync::Notify::new());
     let following = tokio::spawn(follow(
         places.clone(),
         story.plane.clone(),
         Arc::clone(&signing),
         Some(roots),
+        Arc::clone(&renew),
     ));
     trusted
         .wait_for(|pem| **pem == *first.roots().to_pem())
@@ -119,6 +121,8 @@ async fn a_secret_signs_is_exchanged_while_running_and_stays_when_the_next_is_br
     tokio::time::timeout(Duration::from_secs(30), taken_up)
         .await
         .unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(30), renew.notified()).await;
+    assert!(told.is_ok(), "what the old authority signed is to be renewed");
 
     // The key of the first with the certificate of the second.
     let mut broken = files(&second);

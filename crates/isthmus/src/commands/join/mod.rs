@@ -18,12 +18,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use isthmus_kube::apply::{Applier, Options};
+use isthmus_kube::apply::{Applier, Options, Readiness};
 use isthmus_kube::{Cluster, Credentials};
 use isthmus_manifests::yaml;
 use isthmus_pki::authority::{IntermediateRequest, RootRequest};
 use isthmus_pki::{Authority, files};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use self::compare::{Plan, compare};
 use self::member::{Member, ready_pods};
@@ -220,6 +222,11 @@ async fn join(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let until = tokio::time::Instant::now() + *args.timeout;
+    if plan.common_root {
+        for side in &sides {
+            restart_gateways(side, &pair.istio_namespace, until).await?;
+        }
+    }
     for (side, other) in [(a, b), (b, a)] {
         hear(side, &other.member.cluster, &pair.istio_namespace, until).await?;
         println!(
@@ -271,6 +278,10 @@ fn announce(args: &Args, plan: &Plan, a: &Side, b: &Side) {
             args.ca_dir.display(),
             args.pair.istio_namespace
         );
+        println!(
+            "  the gateways in {} are restarted, one pod after the other, for certificates of that root",
+            args.pair.istio_namespace
+        );
     }
     for (side, other) in [(a, b), (b, a)] {
         println!(
@@ -306,6 +317,67 @@ async fn give_authority(root: &Authority, side: &Side, namespace: &str) -> anyho
     let secret = yaml::read(&text).ok().and_then(|all| all.into_iter().next());
     let secret = secret.context("the Secret of an intermediate cannot be read back")?;
     side.applier.apply(&secret, Options::default()).await?;
+    Ok(())
+}
+
+/// Gateways have certificates of the old root, which nobody trusts any more.
+async fn restart_gateways(side: &Side, namespace: &str, until: tokio::time::Instant) -> anyhow::Result<()> {
+    let collection = format!("/apis/apps/v1/namespaces/{namespace}/deployments");
+    let deployments = side.applier.cluster().labelled(&collection, "").await?;
+    let templates = |d: &Value| {
+        let annotations = &d["spec"]["template"]["metadata"]["annotations"];
+        annotations["inject.istio.io/templates"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let gateways: Vec<&str> = deployments
+        .iter()
+        .filter(|d| templates(d).is_some_and(|all| all.split(',').any(|t| t.trim() == "gateway")))
+        .filter_map(|d| d["metadata"]["name"].as_str())
+        .collect();
+    // The same annotation as kubectl's rollout restart.
+    let now = OffsetDateTime::now_utc().format(&Rfc3339).context("the time")?;
+    let restarter = Applier::new(side.applier.cluster().clone(), "isthmus-join");
+    for name in &gateways {
+        let wanted = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}},
+        });
+        restarter
+            .apply(
+                &wanted,
+                Options {
+                    force: true,
+                    ..Options::default()
+                },
+            )
+            .await?;
+    }
+    for name in gateways {
+        let asked = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": namespace},
+        });
+        loop {
+            match restarter.ready(&asked).await? {
+                Readiness::Ready => break,
+                Readiness::Not(why) if tokio::time::Instant::now() > until => {
+                    bail!(
+                        "{}: gateway {name} does not come back: {why}",
+                        side.member.context
+                    )
+                }
+                Readiness::Not(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+        println!(
+            "✔ {}: gateway {name} has a certificate of the new root",
+            side.member.context
+        );
+    }
     Ok(())
 }
 
