@@ -100,10 +100,12 @@ pub fn coredns(corefile: &str, domains: &[String], server: IpAddr) -> Result<Wri
     }
     let mut text = lines.join("\n");
     text.push('\n');
-    if !blocks(&lines)?
-        .iter()
-        .any(|block| block.lines.clone().any(|at| lines[at].trim() == "reload"))
-    {
+    if !blocks(&lines)?.iter().any(|block| {
+        block
+            .lines
+            .clone()
+            .any(|at| words(&lines[at]).next() == Some("reload"))
+    }) {
         notes.push("there is no plug-in reload: restart CoreDNS for the change to count".to_owned());
     }
     Ok(Written { text, notes })
@@ -282,7 +284,7 @@ mod tests {
     }
     cache 30
     loop
-    reload
+    reload 10s
     loadbalance
 }
 ";
