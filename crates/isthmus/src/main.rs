@@ -4,6 +4,12 @@
 //! Nothing is decided here; libraries do the work, this binary reads flags and environment once and
 //! passes the resolved values down.
 
+#![deny(clippy::print_stdout)]
+
+// What a command says goes through it, and not through std's, which panic where nobody reads.
+#[macro_use]
+mod output;
+
 mod commands;
 mod http_get;
 mod samples;

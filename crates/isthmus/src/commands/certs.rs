@@ -152,8 +152,8 @@ fn root(args: Root) -> anyhow::Result<ExitCode> {
         validity: args.shape.validity(),
     })?;
     written(&files::write_root(&args.dir, &root, args.force)?);
-    println!("root {}", root.certificate().fingerprint());
-    println!(
+    outln!("root {}", root.certificate().fingerprint());
+    outln!(
         "Next: isthmus certs intermediate --dir {} CLUSTER...",
         args.dir.display()
     );
@@ -204,7 +204,7 @@ fn is_cluster_name(name: &str) -> bool {
 
 fn written(paths: &[PathBuf]) {
     for path in paths {
-        println!("wrote {}", path.display());
+        outln!("wrote {}", path.display());
     }
 }
 
@@ -215,8 +215,8 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
         .map(|path| Report::of(path, args.roots.as_deref()))
         .collect::<Result<Vec<_>, _>>()?;
     match args.output {
-        ShowOutput::Json => println!("{}", serde_json::to_string_pretty(&reports)?),
-        ShowOutput::Table => print!("{}", table(&reports)),
+        ShowOutput::Json => outln!("{}", serde_json::to_string_pretty(&reports)?),
+        ShowOutput::Table => out!("{}", table(&reports)),
     }
     let bad = reports.iter().any(Report::is_bad);
     Ok(ExitCode::from(if bad { exit::FAILURE } else { exit::OK }))

@@ -262,7 +262,7 @@ fn start(args: Start) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(exit::OK));
     }
     wait(&mut supervisor)?;
-    println!("\nstopped; nothing is left running");
+    outln!("\nstopped; nothing is left running");
     Ok(ExitCode::from(exit::OK))
 }
 
@@ -343,23 +343,25 @@ fn introduce(report: &Report, took: Duration, detached: bool) {
     if let Some(kubeconfig) = &report.kubeconfig {
         return introduce_kubernetes(report, kubeconfig, took, detached);
     }
-    println!(
+    outln!(
         "up in {:.1} s; {} clusters, one mesh\n",
         took.as_secs_f32(),
         report.clusters.len()
     );
     workloads(report);
-    println!();
+    outln!();
     for published in &report.published {
-        println!(
+        outln!(
             "  http://{}/productpage   {} of {}",
-            published.address, published.service, published.cluster
+            published.address,
+            published.service,
+            published.cluster
         );
     }
     let Some(first) = report.clusters.first() else {
         return;
     };
-    println!("\ntry:");
+    outln!("\ntry:");
     for command in [
         "isthmus exec us/sleep -- curl -s http://echo.eu.mesh.local".to_owned(),
         "isthmus exec us/sleep -- curl -s http://httpbin.bar.global:8000/headers".to_owned(),
@@ -368,37 +370,37 @@ fn introduce(report: &Report, took: Duration, detached: bool) {
             .to_owned(),
         format!("edit {}/*.yaml      # and watch it take effect", first.config),
     ] {
-        println!("  {command}");
+        outln!("  {command}");
     }
     if detached {
-        println!("\nend it with: isthmus demo down");
+        outln!("\nend it with: isthmus demo down");
     } else {
-        println!("\nCtrl-C ends it");
+        outln!("\nCtrl-C ends it");
     }
     let _ = std::io::stdout().flush();
 }
 
 fn introduce_kubernetes(report: &Report, kubeconfig: &str, took: Duration, detached: bool) {
     let names: Vec<_> = report.clusters.iter().map(|c| c.id.as_str()).collect();
-    println!(
+    outln!(
         "up in {:.1} s; {} with Kubernetes' own control plane, nothing installed\n",
         took.as_secs_f32(),
         names.join(" and ")
     );
-    println!("  export KUBECONFIG={kubeconfig}");
+    outln!("  export KUBECONFIG={kubeconfig}");
     let first = names.first().copied().unwrap_or_default();
-    println!("\ntry:");
+    outln!("\ntry:");
     for command in [
         format!("kubectl --context {first} get pods -A"),
         format!("isthmus install --context {first}"),
         "isthmus demo status".to_owned(),
     ] {
-        println!("  {command}");
+        outln!("  {command}");
     }
     if detached {
-        println!("\nend it with: isthmus demo down");
+        outln!("\nend it with: isthmus demo down");
     } else {
-        println!("\nCtrl-C ends it");
+        outln!("\nCtrl-C ends it");
     }
     let _ = std::io::stdout().flush();
 }
@@ -450,11 +452,11 @@ fn workloads(report: &Report) {
     );
     for cluster in &report.clusters {
         for finding in &cluster.findings {
-            println!("{}: {finding}", cluster.id);
+            outln!("{}: {finding}", cluster.id);
         }
     }
     for fault in &report.faults {
-        println!("broken on purpose: {fault}");
+        outln!("broken on purpose: {fault}");
     }
 }
 
@@ -496,9 +498,11 @@ fn status(args: &Status) -> anyhow::Result<ExitCode> {
     if args.output == Output::Table {
         workloads(&report);
         for published in &report.published {
-            println!(
+            outln!(
                 "http://{}   {} of {}",
-                published.address, published.service, published.cluster
+                published.address,
+                published.service,
+                published.cluster
             );
         }
     } else {
@@ -511,7 +515,7 @@ fn down(dir: &Dir) -> anyhow::Result<ExitCode> {
     let path = dir.path();
     let Some(pid) = running(&path) else {
         clear(&path, Duration::ZERO)?;
-        println!("no demo runs in {}", path.display());
+        outln!("no demo runs in {}", path.display());
         return Ok(ExitCode::from(exit::OK));
     };
     let asked = dir.connect().and_then(|client| client.ask(&Request::Down));
@@ -525,7 +529,7 @@ fn down(dir: &Dir) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("process {pid} cannot be ended"))?;
     }
     clear(&path, PATIENCE)?;
-    println!("stopped; nothing is left running");
+    outln!("stopped; nothing is left running");
     Ok(ExitCode::from(exit::OK))
 }
 

@@ -117,13 +117,13 @@ async fn stub(args: StubDomains) -> anyhow::Result<ExitCode> {
             Outcome::Changed => "configured",
             Outcome::Unchanged => "unchanged",
         };
-        println!("ConfigMap {}/{name} {verb}", stub_domains::NAMESPACE);
+        outln!("ConfigMap {}/{name} {verb}", stub_domains::NAMESPACE);
         return Ok(ExitCode::from(exit::OK));
     }
     map["data"][key] = written.text.into();
     // What the API server adds is nobody's to write.
     map["metadata"] = json!({"name": name, "namespace": stub_domains::NAMESPACE});
-    print!("{}", yaml::write(&map));
+    out!("{}", yaml::write(&map));
     Ok(ExitCode::from(exit::OK))
 }
 

@@ -101,9 +101,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         } => {
             let plan = plan.resolve()?;
             match form {
-                Form::Nft => print!("{}", plan.table()),
-                Form::Iptables => print!("{}", plan.iptables(Version::V4)),
-                Form::Ip6tables => print!("{}", plan.iptables(Version::V6)),
+                Form::Nft => out!("{}", plan.table()),
+                Form::Iptables => out!("{}", plan.iptables(Version::V4)),
+                Form::Ip6tables => out!("{}", plan.iptables(Version::V6)),
             }
         }
         Redirect::Apply { plan, dry_run: None } => {

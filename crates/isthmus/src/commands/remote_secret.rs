@@ -98,7 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             ca: &ca,
             token: &token,
         };
-        print!("{}", secret.yaml());
+        out!("{}", secret.yaml());
         Ok(ExitCode::from(exit::OK))
     })
 }

@@ -107,7 +107,7 @@ fn show(applied: &Applied) -> ExitCode {
         eprintln!("{finding}");
     }
     for (object, verb) in &applied.objects {
-        println!("{object} {verb}");
+        outln!("{object} {verb}");
     }
     ExitCode::from(if applied.refused { exit::FAILURE } else { exit::OK })
 }

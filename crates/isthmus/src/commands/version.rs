@@ -44,11 +44,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         architecture: std::env::consts::ARCH,
     };
     match args.output {
-        Output::Text => println!(
+        Output::Text => outln!(
             "isthmus {} ({}, {})",
-            version.version, version.profile, version.architecture
+            version.version,
+            version.profile,
+            version.architecture
         ),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&version)?),
+        Output::Json => outln!("{}", serde_json::to_string_pretty(&version)?),
     }
     Ok(ExitCode::from(exit::OK))
 }

@@ -50,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::List => {
             for profile in ALL {
-                println!("{:<10} {}", profile.name, profile.summary());
+                outln!("{:<10} {}", profile.name, profile.summary());
             }
         }
         Command::Dump(dump) => {
@@ -61,12 +61,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             let spec = wanted.read()?;
             say(&spec.findings);
-            print!("{}", yaml::write(&as_operator(spec.tree)));
+            out!("{}", yaml::write(&as_operator(spec.tree)));
         }
         Command::Diff { first, second } => {
             let (a, b) = (text(&first)?, text(&second)?);
             let lines = difference(&a, &b);
-            print!("{lines}");
+            out!("{lines}");
             if !lines.is_empty() {
                 return Ok(ExitCode::from(exit::FAILURE));
             }

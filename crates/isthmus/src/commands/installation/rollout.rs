@@ -127,7 +127,7 @@ async fn roll_out_component(
         progress.passing(&format!("applying {}", named(object)));
         let outcome = apply(applier, object, how, fresh).await?;
         if how.dry_run && outcome != Outcome::Unchanged {
-            println!("{} would be {}", named(object), word(outcome));
+            outln!("{} would be {}", named(object), word(outcome));
         }
         tally.count(outcome);
     }
@@ -301,7 +301,7 @@ async fn prune(
     for object in stale.iter().rev() {
         let name = named(object);
         if how.dry_run {
-            println!("{name} would be removed: it is no longer wanted");
+            outln!("{name} would be removed: it is no longer wanted");
         } else if applier.delete(object).await? {
             eprintln!("✔ Removed {name}: it is no longer wanted");
         }

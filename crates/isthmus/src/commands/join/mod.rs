@@ -192,14 +192,14 @@ async fn join(args: Args) -> anyhow::Result<ExitCode> {
     };
     announce(&args, &plan, a, b);
     if pair.dry_run || !pair.confirmed()? {
-        println!("nothing was changed");
+        outln!("nothing was changed");
         return Ok(ExitCode::from(exit::OK));
     }
     if plan.common_root {
         let root = root(&args)?;
         for side in &sides {
             give_authority(&root, side, &pair.istio_namespace).await?;
-            println!(
+            outln!(
                 "✔ {}: Secret cacerts with an intermediate of root {}",
                 side.member.context,
                 root.certificate().fingerprint()
@@ -216,9 +216,10 @@ async fn join(args: Args) -> anyhow::Result<ExitCode> {
                 },
             )
             .await?;
-        println!(
+        outln!(
             "✔ {}: knows the gateway of {}",
-            side.member.context, other.member.cluster
+            side.member.context,
+            other.member.cluster
         );
     }
     let until = tokio::time::Instant::now() + *args.timeout;
@@ -229,7 +230,7 @@ async fn join(args: Args) -> anyhow::Result<ExitCode> {
     }
     for (side, other) in [(a, b), (b, a)] {
         hear(side, &other.member.cluster, &pair.istio_namespace, until).await?;
-        println!(
+        outln!(
             "✔ {}: hears {} through {}",
             side.member.context,
             other.member.cluster,
@@ -241,7 +242,7 @@ async fn join(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     if plan.common_root {
-        println!(
+        outln!(
             "workloads that ran before still have certificates of the old roots; restart them, or wait for their renewal:\n  \
              kubectl --context {} rollout restart deployment -n NAMESPACE",
             a.member.context
@@ -251,7 +252,7 @@ async fn join(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn describe(member: &Member) {
-    println!(
+    outln!(
         "{}: cluster {}, network {}, mesh {}, trust domain {}, version {}, gateways {}",
         member.context,
         or_none(&member.cluster),
@@ -269,22 +270,22 @@ fn or_none(text: &str) -> &str {
 
 fn announce(args: &Args, plan: &Plan, a: &Side, b: &Side) {
     for note in &plan.notes {
-        println!("note: {note}");
+        outln!("note: {note}");
     }
-    println!("what will be done:");
+    outln!("what will be done:");
     if plan.common_root {
-        println!(
+        outln!(
             "  a root in {} (made where there is none), an intermediate of it for each cluster in Secret {}/cacerts",
             args.ca_dir.display(),
             args.pair.istio_namespace
         );
-        println!(
+        outln!(
             "  the gateways in {} are restarted, one pod after the other, for certificates of that root",
             args.pair.istio_namespace
         );
     }
     for (side, other) in [(a, b), (b, a)] {
-        println!(
+        outln!(
             "  {}: ConfigMap {}/{PEERS} names {} at {}",
             side.member.context,
             args.pair.istio_namespace,
@@ -292,7 +293,7 @@ fn announce(args: &Args, plan: &Plan, a: &Side, b: &Side) {
             other.member.gateways.first().map_or("", String::as_str)
         );
     }
-    println!("  both links between the control planes are waited for");
+    outln!("  both links between the control planes are waited for");
 }
 
 /// The root in the directory, or a new one.
@@ -303,7 +304,7 @@ fn root(args: &Args) -> anyhow::Result<Authority> {
     }
     let root = Authority::create_root(&RootRequest::default())?;
     files::write_root(dir, &root, false)?;
-    println!(
+    outln!(
         "✔ new root in {}: keep its key safe, others are joined with it",
         dir.display()
     );
@@ -373,7 +374,7 @@ async fn restart_gateways(side: &Side, namespace: &str, until: tokio::time::Inst
                 Readiness::Not(_) => tokio::time::sleep(Duration::from_millis(300)).await,
             }
         }
-        println!(
+        outln!(
             "✔ {}: gateway {name} has a certificate of the new root",
             side.member.context
         );
@@ -430,10 +431,10 @@ pub fn unjoin(args: Unjoin) -> anyhow::Result<ExitCode> {
                     other.member.context
                 );
             }
-            println!("{}: forgets {}", side.member.context, other.member.cluster);
+            outln!("{}: forgets {}", side.member.context, other.member.cluster);
         }
         if pair.dry_run || !pair.confirmed()? {
-            println!("nothing was changed");
+            outln!("nothing was changed");
             return Ok(ExitCode::from(exit::OK));
         }
         for side in [&a, &b] {
@@ -448,7 +449,7 @@ pub fn unjoin(args: Unjoin) -> anyhow::Result<ExitCode> {
                     )
                     .await?;
             }
-            println!("✔ {}", side.member.context);
+            outln!("✔ {}", side.member.context);
         }
         Ok(ExitCode::from(exit::OK))
     })
