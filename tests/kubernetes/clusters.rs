@@ -157,7 +157,16 @@ impl Clusters {
 
     /// Deletes a namespace and waits until it is gone.
     pub fn delete_namespace(&self, cluster: &str, namespace: &str) {
-        self.kubectl(cluster, &["delete", "namespace", namespace, "--timeout=60s"]);
+        self.kubectl(
+            cluster,
+            &[
+                "delete",
+                "namespace",
+                namespace,
+                "--ignore-not-found",
+                "--timeout=60s",
+            ],
+        );
     }
 }
 

@@ -87,6 +87,7 @@ fn a_pod_gets_its_sidecar_and_reaches_a_service_by_mutual_tls() {
     // What was installed goes again, and nothing else.
     clusters.delete_namespace("us", "echo");
     clusters.isthmus(&["uninstall", "-y", "--purge", "--context", "us"]);
+    clusters.delete_namespace("us", "istio-system");
     let kinds =
         "mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,crds";
     // The API server takes a moment to let go of a definition and its objects.

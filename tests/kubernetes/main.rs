@@ -22,3 +22,4 @@ mod sidecars;
 #[allow(dead_code)]
 #[path = "../netns/turns.rs"]
 mod turns;
+mod two;

@@ -1,5 +1,5 @@
-//! A whole mesh on one machine, without Kubernetes: the two users are `isthmus demo` and the
-//! end-to-end tests.
+//! A whole mesh on one machine: without Kubernetes, or with its own control plane and nothing else of it
+//! ([`kubernetes`]). The two users are `isthmus demo` and the end-to-end tests.
 //!
 //! ```text
 //!   samples/two-clusters/us/*.yaml ─▶ cluster (kubelet, controllers, cloud)  ─▶ plan::PodPlan
