@@ -18,6 +18,7 @@ const SERVICE: &str = "istiocoredns";
 
 /// Make the mesh's names known to pods without sidecars
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: isthmus dns stub-domains --apply")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Secret is the same that istioctl prints. Apply it in the cluster that is to read this one.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: isthmus create-remote-secret --context eu --name eu | kubectl apply -f - --context us"
+    after_help = "Example: isthmus create-remote-secret --context eu --name eu\n\nApply what it prints in the other cluster: kubectl apply --context us -f -"
 )]
 pub struct Args {
     #[command(flatten)]
