@@ -41,10 +41,15 @@ impl Clusters {
         // A story that failed leaves what it made; those behind it use namespaces of their own.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         match SHARED.get_or_init(|| Self::start(&["--kubernetes", "--clusters", "us,eu"])) {
-            Ok(clusters) => Turn {
-                clusters,
-                _turn: turn,
-            },
+            Ok(clusters) => {
+                for cluster in ["us", "eu"] {
+                    clusters.wait_until_nothing_ends(cluster);
+                }
+                Turn {
+                    clusters,
+                    _turn: turn,
+                }
+            }
             Err(why) => panic!("{why}"),
         }
     }
@@ -153,6 +158,18 @@ impl Clusters {
                 )
                 .stdout)
         })
+    }
+
+    /// Waits until the namespaces that the story before deleted are gone: nothing can be made in them meanwhile.
+    fn wait_until_nothing_ends(&self, cluster: &str) {
+        eventually(&format!("no namespace of {cluster} is ending"), || {
+            let all = self.list(cluster, "default", "namespaces");
+            let ends = |n: &&Value| n["status"]["phase"] == "Terminating";
+            match all.iter().find(ends) {
+                None => Ok(()),
+                Some(ending) => Err(format!("{:#}", ending["status"])),
+            }
+        });
     }
 
     /// Deletes a namespace and waits until it is gone.

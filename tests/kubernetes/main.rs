@@ -17,6 +17,7 @@ mod first;
 #[path = "../netns/harness.rs"]
 mod harness;
 mod install;
+mod join;
 mod platform;
 mod sidecars;
 #[allow(dead_code)]
